@@ -1,0 +1,12 @@
+"""Errors that are meant to be read by a person: one line, what is wrong and what to do."""
+
+
+class FreqFormerError(Exception):
+    """Wrong use or unusable input; the command line prints its one line and exits with code 2."""
+
+
+class MissingExtra(FreqFormerError):
+    """An optional dependency is absent; the message names the extra that installs it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed: pip install 'freqformer[{extra}]'")

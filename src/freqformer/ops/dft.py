@@ -1,0 +1,82 @@
+"""Lowering ``dft``: the operations as separable real matrix products, with no complex number in the graph.
+
+Along W the grid (B, H, W, C) becomes (B, H, P, F, C), P = 2 being the real and the imaginary part and
+F = W//2+1; along H the pair (H, P) is one axis, on which a complex transform is one real matrix. All four
+products act on contiguous views, so nothing is permuted. It is not a registered operator: exporters and
+compilers see the matrix products themselves.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .fft import compute_dtype
+
+
+def global_filter(x: Tensor, weight: Tensor) -> Tensor:
+    """Filter ``x`` (B, H, W, C) by ``weight``; returns x's shape and dtype."""
+    batch, height, width, channels = x.shape
+    columns = width // 2 + 1
+    dtype = compute_dtype(x)
+    along_w, along_h, back_h, back_w = _matrices(height, width, dtype, x.device)
+    # Autocast would round the transform's constants to half precision.
+    with torch.autocast(x.device.type, enabled=False):
+        rows = along_w @ x.to(dtype).reshape(batch * height, width, channels)
+        spectrum = along_h @ rows.reshape(batch, height * 2, columns * channels)
+        product = _multiply(spectrum.reshape(batch, height, 2, columns, channels), weight.to(dtype))
+        rows = back_h @ product.reshape(batch, height * 2, columns * channels)
+        y = back_w @ rows.reshape(batch * height, 2 * columns, channels)
+    return y.reshape(batch, height, width, channels).to(x.dtype)
+
+
+def _multiply(spectrum: Tensor, weight: Tensor) -> Tensor:
+    """The spectrum (B, H, P, F, C) times a weight (H, F, C), (H, F, C, P) or (B, H, F, C, P)."""
+    if weight.ndim == 3:
+        return spectrum * weight.unsqueeze(1)
+    real, imag = spectrum.unbind(2)
+    weight_real, weight_imag = weight.unbind(-1)
+    return torch.stack(
+        [real * weight_real - imag * weight_imag, real * weight_imag + imag * weight_real], dim=2
+    )
+
+
+@torch.compiler.assume_constant_result
+def _matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Forward along W (2F, W) and along H (2H, 2H), inverse along H (2H, 2H) and along W (W, 2F)."""
+    return _cached_matrices(height, width, dtype, device)
+
+
+@lru_cache(maxsize=64)
+def _cached_matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    # Made while exporting or inside inference_mode, they must still be plain tensors afterwards.
+    with torch.inference_mode(False), torch.no_grad():
+        columns = width // 2 + 1
+        cos, sin = _waves(columns, width)
+        along_w = torch.cat([cos, -sin])
+        multiplicity = torch.full((columns, 1), 2.0, dtype=torch.float64)
+        multiplicity[0] = 1
+        if width % 2 == 0:
+            multiplicity[-1] = 1
+        # sin is zero on the self-conjugate columns: their imaginary part drops out, as defined.
+        back_w = torch.cat([multiplicity * cos, -multiplicity * sin]).T
+
+        cos, sin = _waves(height, height)
+        along_h = _complex_matrix(cos, -sin)
+        back_h = _complex_matrix(cos, sin)
+        return tuple(m.to(device, dtype).contiguous() for m in (along_w, along_h, back_h, back_w))
+
+
+def _waves(frequencies: int, length: int) -> tuple[Tensor, Tensor]:
+    """Ortho-scaled cosine and sine of 2 pi k n / length, (frequencies, length), exact at multiples of pi."""
+    phase = torch.outer(torch.arange(frequencies), torch.arange(length)) % length
+    angle = 2 * math.pi / length * phase.double()
+    sin = angle.sin().masked_fill_(2 * phase % length == 0, 0.0)
+    return angle.cos() / math.sqrt(length), sin / math.sqrt(length)
+
+
+def _complex_matrix(real: Tensor, imag: Tensor) -> Tensor:
+    """The complex (K, N) matrix as a real (K * P, N * P) one on interleaved real and imaginary parts."""
+    rows = torch.stack([torch.stack([real, -imag], -1), torch.stack([imag, real], -1)], 1)
+    return rows.reshape(2 * real.shape[0], 2 * real.shape[1])

@@ -1,0 +1,52 @@
+"""Which implementation of an operation runs: the caller's word, an override, or a measured rule."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+LOWERINGS = ("reference", "fft", "dft")
+
+# Largest grid, in tokens, on which the matrix products beat torch.fft on a CPU in float32
+# (benchmarks/results/op-lowerings-cpu.json: ahead at 28x28, level at 56x56).
+_DFT_MAX_TOKENS = 1024
+
+_override: str | None = None
+
+
+@contextmanager
+def use_lowering(name: str) -> Iterator[None]:
+    """Make every operation inside the ``with`` block use one lowering, unless its call names another.
+
+    Args:
+        name: ``"reference"``, ``"fft"`` or ``"dft"``.
+
+    Raises:
+        ValueError: there is no lowering of that name.
+    """
+    global _override
+    previous, _override = _override, _checked(name)
+    try:
+        yield
+    finally:
+        _override = previous
+
+
+def choose_lowering(x: Tensor, lowering: str | None) -> str:
+    """The lowering for the grid ``x`` (B, H, W, C): the one named, the override, or the rule for its device."""
+    if lowering is not None:
+        return _checked(lowering)
+    if _override is not None:
+        return _override
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return "dft"
+    small = x.shape[1] * x.shape[2] <= _DFT_MAX_TOKENS
+    # On a GPU no lowering has been timed yet, so it keeps the plain formulation.
+    return "dft" if x.device.type == "cpu" and x.dtype != torch.float64 and small else "fft"
+
+
+def _checked(name: str) -> str:
+    if name not in LOWERINGS:
+        raise ValueError(f"there is no lowering {name!r}: choose one of {', '.join(LOWERINGS)}")
+    return name
