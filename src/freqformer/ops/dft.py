@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .fft import compute_dtype
+from .precision import compute_dtype, without_autocast
 
 
 def global_filter(x: Tensor, weight: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ def global_filter(x: Tensor, weight: Tensor) -> Tensor:
     dtype = compute_dtype(x)
     along_w, along_h, back_h, back_w = _matrices(height, width, dtype, x.device)
     # Autocast would round the transform's constants to half precision.
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         rows = along_w @ x.to(dtype).reshape(batch * height, width, channels)
         spectrum = along_h @ rows.reshape(batch, height * 2, columns * channels)
         product = _multiply(spectrum.reshape(batch, height, 2, columns, channels), weight.to(dtype))

@@ -7,10 +7,7 @@ the lazy bit of ``conj()`` and computes with the unconjugated values.
 import torch
 from torch import Tensor
 
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The precision in which a lowering computes for an input: half types are lifted to float32."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+from .precision import compute_dtype
 
 
 def global_filter(x: Tensor, weight: Tensor) -> Tensor:

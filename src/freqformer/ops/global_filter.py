@@ -20,6 +20,7 @@ from torch.autograd.function import FunctionCtx
 
 from . import dft, fft, reference
 from .lowering import choose_lowering
+from .precision import autocast_input
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -44,9 +45,7 @@ def global_filter(x: Tensor, weight: Tensor, *, lowering: str | None = None) -> 
         ValueError: wrong rank, a weight of another grid, different devices, or an unknown lowering.
     """
     _check(x, weight)
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        x = x.to(torch.get_autocast_dtype(device))
+    x = autocast_input(x)
     name = choose_lowering(x, lowering)
     if name == "fft":
         return _fft(x, weight)

@@ -1,0 +1,252 @@
+"""Read and write weight files: safely (nothing is unpickled but tensors) and whole (written aside, then moved)."""
+
+import argparse
+import json
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from .errors import FreqFormerError
+from .models.official import from_official, square_grid
+from .ops import stretch_filter, stretch_position
+
+# Names under which training scripts keep the state dict, the averaged weights first.
+_WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict")
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+
+@dataclass
+class LoadReport:
+    """What `load_checkpoint` did: every key of the file and of the model is accounted for."""
+
+    mapped: dict[str, str] = field(default_factory=dict)
+    """Official key to ours, where they differ."""
+    resampled: list[str] = field(default_factory=list)
+    """Filters and position embeddings fitted to the model's grid."""
+    left_out: list[str] = field(default_factory=list)
+    """Classifier tensors for another number of classes; the model keeps its own."""
+
+    def __str__(self) -> str:
+        parts = []
+        if self.mapped:
+            parts.append(f"{len(self.mapped)} keys mapped from the official layout")
+        if self.resampled:
+            parts.append(f"{len(self.resampled)} tensors resampled to the model's grid (stretch)")
+        if self.left_out:
+            parts.append(f"left out, for another number of classes: {', '.join(self.left_out)}")
+        return "; ".join(parts) or "loaded as it is"
+
+
+def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) -> LoadReport:
+    """Load weights of this package or of the official codes into a model, fitted to its grid.
+
+    Args:
+        model: a model of this package.
+        source: a weight file (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``), a run's folder, or a state
+            dict (with or without the wrappers that training scripts put around it).
+
+    Returns:
+        What was mapped, resampled and left out.
+
+    Raises:
+        FreqFormerError: an unreadable file, or keys or shapes that nothing explains.
+    """
+    where = str(source) if isinstance(source, (str, Path)) else "the state dict"
+    state = unwrap(source) if isinstance(source, Mapping) else read_weights(source)
+    names = from_official(state)
+    report = LoadReport(mapped={theirs: ours for theirs, ours in names.items() if theirs != ours})
+    state = {names.get(key, key): value for key, value in state.items()}
+
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    classifier = _classifier_keys(own)
+    if classifier and not any(key in state for key in classifier):
+        # A headless file: the model keeps its fresh classifier.
+        report.left_out += sorted(classifier)
+        missing = [key for key in missing if key not in classifier]
+    elif not classifier:
+        # A headless model: the file's classifier has no place.
+        report.left_out += [key for key in unexpected if key.startswith("head.")]
+        unexpected = [key for key in unexpected if not key.startswith("head.")]
+    misfits = []
+    for key in own.keys() & state.keys():
+        value = state[key].to(own[key].dtype)
+        fitted = _fit(key, value, own[key])
+        if fitted.shape == own[key].shape:
+            if fitted.shape != value.shape and fitted.numel() != value.numel():
+                report.resampled.append(key)
+            state[key] = fitted
+        elif key in classifier:
+            report.left_out.append(key)
+        else:
+            misfits.append(f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}")
+    problems = [
+        f"{what}: {_some(keys)}"
+        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misfits))
+        if keys
+    ]
+    if problems:
+        raise FreqFormerError(f"{where} does not fit {type(model).__name__}: {'; '.join(problems)}")
+    report.resampled.sort()
+    report.left_out.sort()
+    keep = {key: own[key] if key in report.left_out else state[key] for key in own}
+    model.load_state_dict(keep)
+    return report
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a weight file or a run's folder, wrappers and prefixes taken off.
+
+    Raises:
+        FreqFormerError: the file is missing, truncated, not a weight file, or holds objects other than
+            tensors and plain containers (they are never unpickled).
+    """
+    path = weights_path(path)
+    if path.suffix == ".safetensors":
+        with _open_safetensors(path) as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return unwrap(_torch_load(path))
+
+
+def weights_path(path: str | Path) -> Path:
+    """The weight file that a path names: itself, or ``model.safetensors`` in a run's folder.
+
+    Raises:
+        FreqFormerError: there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+        if not path.is_file():
+            raise FreqFormerError(
+                f"{path.parent} holds no {WEIGHTS_FILE}: name a run that has finished an epoch, or a weight file"
+            )
+    if not path.is_file():
+        raise FreqFormerError(f"there is no checkpoint {path}")
+    return path
+
+
+def unwrap(loaded: Any) -> dict[str, Tensor]:
+    """The state dict inside what a training script saved.
+
+    Raises:
+        FreqFormerError: it holds no tensors by name.
+    """
+    if isinstance(loaded, Mapping):
+        for name in _WRAPPERS:
+            if isinstance(loaded.get(name), Mapping):
+                return unwrap(loaded[name])
+        state = {key: value for key, value in loaded.items() if isinstance(value, Tensor)}
+        for prefix in ("module.", "model.", "_orig_mod."):
+            if state and all(key.startswith(prefix) for key in state):
+                return unwrap({key[len(prefix) :]: value for key, value in state.items()})
+        if state:
+            return state
+    raise FreqFormerError("the checkpoint holds no weights: expected tensors by parameter name")
+
+
+def read_description(path: str | Path) -> dict[str, Any] | None:
+    """The ``config.json`` that belongs to a weight file (beside it, in it, or in its run), if there is one.
+
+    It has timm's fields: ``architecture``, ``model_args``, ``num_classes``, ``label_names``, ``pretrained_cfg``.
+    """
+    path = weights_path(path)
+    if path.suffix == ".safetensors":
+        with _open_safetensors(path) as file:
+            text = (file.metadata() or {}).get("config")
+        if text is None and (path.parent / CONFIG_FILE).is_file():
+            text = (path.parent / CONFIG_FILE).read_text()
+        try:
+            return json.loads(text) if text else None
+        except json.JSONDecodeError as error:
+            raise FreqFormerError(f"{path.parent / CONFIG_FILE} is not valid JSON: {error}") from error
+    loaded = _torch_load(path)
+    return loaded.get("description") if isinstance(loaded, Mapping) else None
+
+
+def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write ``model.safetensors`` and ``config.json`` in timm's folder layout, each whole or not at all.
+
+    Args:
+        folder: where to; made when absent.
+        state: parameter name to tensor.
+        description: what `read_description` is to return, also kept inside the weight file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(description, indent=2)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    write_whole(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, {"format": "pt", "config": text}))
+    write_whole(folder / CONFIG_FILE, lambda path: path.write_text(text))
+
+
+def write_whole(target: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file beside ``target``, sync it and move it there, so a kill leaves the old file.
+
+    Raises:
+        FreqFormerError: the file cannot be written (a full disk, no permission).
+    """
+    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        write(aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, target)
+    except (OSError, SafetensorError) as error:
+        raise FreqFormerError(f"cannot write {target}: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        # The DeiT-style scripts keep their parsed arguments beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise FreqFormerError(f"cannot read {path}: not a plain weight file, or it holds code ({reason})") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise FreqFormerError(f"cannot read {path}: truncated or not a weight file") from error
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise FreqFormerError(f"cannot read {path}: truncated or not a safetensors file ({error})") from error
+
+
+def _classifier_keys(state: Mapping[str, Tensor]) -> set[str]:
+    return {key for key in state if key in ("head.weight", "head.bias")}
+
+
+def _fit(key: str, value: Tensor, own: Tensor) -> Tensor:
+    """A filter or a position embedding on the model's own grid; anything else as it is."""
+    if key == "pos_embed":
+        grid = square_grid(value) if value.ndim == 3 else value
+        target = (own.shape[1], own.shape[2])
+        return grid if tuple(grid.shape[1:3]) == target else stretch_position(grid, target)
+    if key.endswith("complex_weight") and value.shape != own.shape and value.shape[2] == own.shape[2]:
+        return _fit_filter(value, own)
+    return value
+
+
+def _fit_filter(value: Tensor, own: Tensor) -> Tensor:
+    # Only the half-spectrum's width is kept, and two grid widths share it; stretch needs no other fact.
+    columns = own.shape[1]
+    return stretch_filter(value, (own.shape[0], 2 * (columns - 1)))
+
+
+def _some(keys: list[str], most: int = 6) -> str:
+    rest = len(keys) - most
+    return ", ".join(keys[:most]) + (f" and {rest} more" if rest > 0 else "")

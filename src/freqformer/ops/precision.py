@@ -1,0 +1,25 @@
+"""In which precision an operation computes."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The precision in which a lowering computes for an input: half types are lifted to float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def autocast_input(x: Tensor) -> Tensor:
+    """The input as autocast would hand it to a matrix product; unchanged outside autocast and in float64."""
+    device = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(device):
+        return x
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """A context in which products of tensors on x's device keep their own precision."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
