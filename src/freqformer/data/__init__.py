@@ -1,0 +1,22 @@
+"""Data sets, their samples' transforms, and the order and randomness of training."""
+
+from freqformer.data.datasets import DATA_SETS, open_images
+from freqformer.data.images import Images, decode
+from freqformer.data.randomness import mix, seeded
+from freqformer.data.sampler import EpochBatchSampler, epoch_order
+from freqformer.data.samples import Samples
+from freqformer.data.transforms import eval_transform, train_transform
+
+__all__ = [
+    "DATA_SETS",
+    "EpochBatchSampler",
+    "Images",
+    "Samples",
+    "decode",
+    "epoch_order",
+    "eval_transform",
+    "mix",
+    "open_images",
+    "seeded",
+    "train_transform",
+]

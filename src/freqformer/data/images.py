@@ -1,0 +1,115 @@
+"""Labelled images that are read one at a time, and the decoder that every encoded image goes through."""
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from freqformer.errors import FreqFormerError
+
+# Only what photographs come in: among Pillow's other formats are some that start programs (EPS).
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images of one split; a sequence that decodes an image when it is asked for.
+
+    ``rows`` says what the source calls each image, so that a part of a split shares its source; everything
+    large is a NumPy array or one bytes object, which worker processes share and pickle cheaply.
+
+    Args:
+        classes: label names in the order of the targets.
+        targets: int64 (N,).
+        rows: int64 (N,), the numbers that ``read`` and ``identify`` take.
+        read: picklable; from a row to an RGB image.
+        identify: picklable; from a row to a name for people.
+    """
+
+    classes: list[str]
+    targets: np.ndarray
+    rows: np.ndarray
+    read: Callable[[int], Image.Image]
+    identify: Callable[[int], str]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def load(self, i: int) -> Image.Image:
+        """Return the i-th image in RGB; raises FreqFormerError naming the image if it cannot be read."""
+        return self.read(int(self.rows[i]))
+
+    def name(self, i: int) -> str:
+        """Return the path of the i-th image, or an id such as ``cifar10/test/000123``."""
+        return self.identify(int(self.rows[i]))
+
+
+def read_array(pixels: np.ndarray, row: int) -> Image.Image:
+    """Return image ``row`` of uint8 pixels, (N, H, W) grey or (N, H, W, 3) colour, in RGB."""
+    return Image.fromarray(pixels[row]).convert("RGB")
+
+
+def identify_number(prefix: str, row: int) -> str:
+    """Return ``prefix`` and a six-digit number."""
+    return f"{prefix}/{row:06d}"
+
+
+def decode(source: str | Path | bytes, name: str) -> Image.Image:
+    """Decode an image file to 8-bit RGB, upright.
+
+    The first frame is taken of an animation, transparency is dropped and 16-bit grey is scaled to 8 bits.
+
+    Args:
+        source: a path, or the file's bytes.
+        name: what an error calls the image.
+
+    Returns:
+        A loaded image of mode RGB with the EXIF orientation applied.
+
+    Raises:
+        FreqFormerError: ``cannot read image NAME: reason``.
+    """
+    try:
+        size = len(source) if isinstance(source, bytes) else os.stat(source).st_size
+        if size == 0:
+            raise FreqFormerError(f"cannot read image {name}: it is empty (0 bytes)")
+        # Pillow warns of odd metadata and of large pictures, neither of which harms the pixels.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            stream = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(stream, formats=_FORMATS) as image:
+                image.load()
+                return _to_rgb(_upright(image))
+    except FreqFormerError:
+        raise
+    except UnidentifiedImageError:
+        known = ", ".join(_FORMATS)
+        raise FreqFormerError(f"cannot read image {name}: not an image in one of {known}") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes.
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(reason.split()) or type(error).__name__
+        raise FreqFormerError(f"cannot read image {name}: {reason}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except Exception:  # Damaged metadata says nothing of the orientation; the pixels are sound.
+        return image
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save it with 8 or 16 bits")
+    if not image.mode.startswith("I"):
+        return image.convert("RGB")
+    pixels = np.asarray(image).astype(np.int64)
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError("32-bit pixels have no known range; save it with 8 or 16 bits")
+    return Image.fromarray(((pixels + 128) // 257).astype(np.uint8)).convert("RGB")

@@ -1,0 +1,182 @@
+"""From an RGB image to the network's input, for training and for evaluation."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from freqformer.errors import FreqFormerError
+
+Transform = Callable[[Image.Image], Tensor]
+
+_PILLOW = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# What may stand after the dashes of each kind of policy; timm passes over a section it cannot split.
+_NUMBER = r"\d+(\.\d+)?"
+_SECTIONS = {
+    "rand": rf"[mn]\d+|p{_NUMBER}|mstd{_NUMBER}|mmax\d+|inc[01]|t(weights|3aw?)",
+    "augmix": rf"[mwd]\d+|a{_NUMBER}|b[01]|mstd{_NUMBER}",
+    **dict.fromkeys(("original", "originalr", "v0", "v0r", "3a"), f"mstd{_NUMBER}"),
+}
+
+
+def train_transform(
+    size: tuple[int, int],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bicubic",
+    hflip: float = 0.5,
+    aa: str = "rand-m9-mstd0.5-inc1",
+    reprob: float = 0.0,
+    scale: tuple[float, float] = (0.08, 1.0),
+) -> Transform:
+    """Build the training transform of DeiT and GFNet.
+
+    Sizes up to 32 are padded and cropped at random; larger ones are a random crop resized. A flip, timm's
+    policy of colours and geometry, normalisation and random erasing follow.
+
+    Args:
+        size: (H, W) of the result.
+        mean, std: of each channel, for pixels in 0..1.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
+        hflip: probability of the horizontal flip.
+        aa: timm's policy, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4", "original"; "" or "none" is off.
+        reprob: probability of erasing a rectangle with noise.
+        scale: smallest and largest part of the image's area that a resized crop takes.
+
+    Returns:
+        A picklable function from an RGB image to a float32 tensor (3, H, W).
+
+    Raises:
+        FreqFormerError: an argument is out of its range or the policy is unknown.
+    """
+    for what, probability in (("horizontal flip", hflip), ("random erasing", reprob)):
+        if not 0 <= probability <= 1:
+            raise FreqFormerError(f"the probability of {what} must be in 0..1, not {probability}")
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise FreqFormerError(f"the crop's scale must satisfy 0 < low <= high <= 1, not {scale}")
+    mode = _interpolation(interpolation)
+    steps: list[Callable] = []
+    if max(size) > 32:
+        steps.append(v2.RandomResizedCrop(size, scale=scale, interpolation=mode))
+    else:
+        # The usual 4 pixels for 32, in proportion below.
+        padding = [max(1, size[1] // 8), max(1, size[0] // 8)]
+        steps += [partial(_resize, size=size, mode=mode), v2.RandomCrop(size, padding=padding)]
+    if hflip:
+        steps.append(v2.RandomHorizontalFlip(hflip))
+    if aa not in ("", "none"):
+        steps.append(_policy(aa, size, mean, _PILLOW[interpolation]))
+    steps.append(_normaliser(mean, std))
+    if reprob:
+        steps.append(RandomErasing(reprob, mode="pixel", device="cpu"))
+    return v2.Compose(steps)
+
+
+def eval_transform(
+    size: tuple[int, int],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bicubic",
+    crop_pct: float = 0.875,
+) -> Transform:
+    """Build the evaluation transform: cover ``size / crop_pct``, cut out the centre, normalise.
+
+    Args:
+        size: (H, W) of the result.
+        mean, std: of each channel, for pixels in 0..1.
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
+        crop_pct: the side of the centre crop as a part of the resized image's, in (0, 1].
+
+    Returns:
+        A picklable function from an RGB image to a float32 tensor (3, H, W).
+
+    Raises:
+        FreqFormerError: an argument is out of its range.
+    """
+    if not 0 < crop_pct <= 1:
+        raise FreqFormerError(f"crop_pct must be above 0 and at most 1, not {crop_pct}")
+    covered = (math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct))
+    cover = partial(_cover, size=covered, mode=_interpolation(interpolation))
+    return v2.Compose([cover, v2.CenterCrop(size), _normaliser(mean, std)])
+
+
+def _interpolation(name: str) -> InterpolationMode:
+    if name not in _PILLOW:
+        raise FreqFormerError(f"unknown interpolation {name!r}: choose one of {', '.join(_PILLOW)}")
+    return InterpolationMode(name)
+
+
+def _resize(image: Image.Image, size: tuple[int, int], mode: InterpolationMode) -> Image.Image:
+    return image if image.size == size[::-1] else F.resize(image, list(size), mode)
+
+
+def _cover(image: Image.Image, size: tuple[int, int], mode: InterpolationMode) -> Image.Image:
+    """Resize to the smallest image of the same aspect that covers ``size`` (H, W)."""
+    (height, width), (width_in, height_in) = size, image.size
+    # Far more of a thin image than is kept would be enlarged with it: a line of 10,000 pixels to gigabytes.
+    longest_h = math.ceil(8 * height * width_in / width)
+    longest_w = math.ceil(8 * width * height_in / height)
+    if height_in > longest_h or width_in > longest_w:
+        height_in, width_in = min(height_in, longest_h), min(width_in, longest_w)
+        image = F.center_crop(image, [height_in, width_in])
+    if height_in * width <= width_in * height:
+        return _resize(image, (height, width_in * height // height_in), mode)
+    return _resize(image, (height_in * width // width_in, width), mode)
+
+
+def _normaliser(mean: Sequence[float], std: Sequence[float]) -> Transform:
+    mean_, std_ = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
+    return partial(_to_tensor, scale=1 / (255 * std_), shift=-mean_ / std_)
+
+
+def _to_tensor(image: Image.Image, scale: Tensor, shift: Tensor) -> Tensor:
+    """One pass over the pixels in place of dividing by 255, subtracting the mean and dividing by std."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    return torch.addcmul(shift, pixels.to(torch.float32, memory_format=torch.contiguous_format), scale)
+
+
+def _policy(
+    aa: str, size: tuple[int, int], mean: Sequence[float], interpolation: Image.Resampling
+) -> Callable[[Image.Image], Image.Image]:
+    kind, *sections = aa.split("-")
+    if kind not in _SECTIONS:
+        raise FreqFormerError(f"unknown augmentation {aa!r}: begin with one of {', '.join(_SECTIONS)}")
+    if wrong := [section for section in sections if not re.fullmatch(_SECTIONS[kind], section)]:
+        raise FreqFormerError(f"unknown section {wrong[0]!r} in augmentation {aa!r}; see timm's auto_augment")
+    settings = {
+        "translate_const": int(min(size) * 0.45),
+        "img_mean": tuple(min(255, round(255 * channel)) for channel in mean),
+        "interpolation": interpolation,
+    }
+    if kind == "rand":
+        policy = rand_augment_transform(aa, settings)
+    elif kind == "augmix":
+        policy = augment_and_mix_transform(aa, {**settings, "translate_pct": 0.3})
+    else:
+        policy = auto_augment_transform(aa, settings)
+    chains = policy.policy if hasattr(policy, "policy") else [policy.ops]
+    for op in (op for chain in chains for op in chain):
+        if op.name.startswith("Posterize"):
+            op.aug_fn = _posterize
+    return policy
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    # timm asks for as few as no bits; Pillow before 13 answered with black, and 13 refuses.
+    return ImageOps.posterize(image, min(bits, 8)) if bits > 0 else Image.new(image.mode, image.size)

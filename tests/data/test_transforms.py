@@ -1,0 +1,175 @@
+import pickle
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from freqformer.data import (
+    EpochBatchSampler,
+    Images,
+    Samples,
+    eval_transform,
+    mix,
+    seeded,
+    train_transform,
+)
+from freqformer.data.images import identify_number, read_array
+from freqformer.errors import FreqFormerError
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+NORM = {"mean": MEAN, "std": STD}
+
+
+def picture(height=32, width=32, seed=0):
+    return Image.fromarray(np.random.RandomState(seed).randint(0, 256, (height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (1, 1), (1, 300), (300, 2), (50, 70)])
+@pytest.mark.parametrize("size", [(32, 32), (28, 28), (8, 8), (16, 32), (48, 48), (40, 64)])
+def test_train_gives_the_size_asked_for(size, shape):
+    found = train_transform(size, reprob=0.5, **NORM)(picture(*shape))
+    assert found.shape == (3, *size)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous()
+
+
+@pytest.mark.parametrize("crop_pct", [0.5, 0.875, 0.95, 1.0])
+@pytest.mark.parametrize("shape", [(32, 32), (1, 1), (1, 20000), (20000, 1), (50, 70), (71, 50)])
+@pytest.mark.parametrize("size", [(32, 32), (7, 7), (48, 64), (64, 40)])
+def test_eval_gives_the_size_asked_for(size, shape, crop_pct):
+    found = eval_transform(size, crop_pct=crop_pct, **NORM)(picture(*shape))
+    assert found.shape == (3, *size)
+    assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("shape", "crop_pct"), [((50, 70), 0.875), ((131, 60), 0.9), ((32, 32), 1.0)])
+def test_eval_agrees_with_timm(shape, crop_pct):
+    from timm.data import create_transform
+
+    image = picture(*shape)
+    theirs = create_transform((3, 48, 48), interpolation="bicubic", crop_pct=crop_pct, **NORM)
+    found = eval_transform((48, 48), crop_pct=crop_pct, **NORM)(image)
+    torch.testing.assert_close(found, theirs(image), atol=1e-5, rtol=1e-5)
+
+
+def test_eval_without_resizing_only_normalises():
+    image = picture()
+    expected = (torch.tensor(np.array(image)).double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    found = eval_transform((32, 32), crop_pct=1.0, **NORM)(image)
+    torch.testing.assert_close(found.double(), expected.permute(2, 0, 1), atol=1e-5, rtol=0)
+
+
+def test_train_keeps_flips_and_shifts():
+    image = picture()
+    plain = eval_transform((32, 32), crop_pct=1.0, **NORM)(image)
+    small = train_transform((32, 32), aa="none", hflip=0.0, **NORM)
+    # Somewhere within 4 pixels lies every crop, so the 24 x 24 in the middle of the image are always there.
+    for seed in range(5):
+        with seeded(seed):
+            crop = small(image)
+        middle = plain[:, 4:28, 4:28]
+        windows = crop.unfold(1, 24, 1).unfold(2, 24, 1)
+        assert (windows - middle[:, None, None]).abs().amax((0, 3, 4)).min() < 1e-6
+    flip = train_transform((64, 64), aa="", hflip=1.0, scale=(1.0, 1.0), **NORM)
+    large = eval_transform((64, 64), crop_pct=1.0, **NORM)(picture(64, 64))
+    torch.testing.assert_close(flip(picture(64, 64)), large.flip(-1), atol=1e-5, rtol=0)
+
+
+RAND = ["rand-m9-mstd0.5-inc1", "rand-m15-n3-p1-mmax20-mstd101-tweights", "rand-m10-n6-p1-inc1", "rand-t3a"]
+
+
+@pytest.mark.parametrize(
+    "aa", [*RAND, "augmix-m5-w4-b1", "augmix-m10", "original-mstd0.5", "originalr", "v0", "v0r", "3a"]
+)
+def test_policies_run_and_are_a_function_of_the_seed(aa):
+    transform = pickle.loads(pickle.dumps(train_transform((32, 32), aa=aa, reprob=0.5, **NORM)))
+    results = []
+    for _ in range(2):
+        for seed in range(40):
+            with seeded(mix(seed)):
+                results.append(transform(picture()))
+        random.random()
+    assert all(torch.equal(a, b) for a, b in zip(results[:40], results[40:], strict=True))
+    assert len({result.sum().item() for result in results}) > 20
+
+
+def test_posterize_to_no_bits_is_black():
+    transform = train_transform((32, 32), aa="rand-m10-n60-p1-inc1", hflip=0.0, **NORM)
+    policy = next(step for step in transform.transforms if hasattr(step, "ops"))
+    op = next(op for op in policy.ops if op.name.startswith("Posterize"))
+    assert np.asarray(op(picture())).max() == 0
+
+
+def test_erasing_puts_noise():
+    torch.manual_seed(0)
+    found = train_transform((32, 32), aa="", reprob=1.0, **NORM)(Image.new("RGB", (32, 32)))
+    assert found.unique().numel() > 20
+
+
+@pytest.mark.parametrize(
+    "aa", ["rant-m9", "rand-mm9", "rand-incl", "rand-m9-", "augmix-x3", "rand-mstdinf", "random"]
+)
+def test_bad_policy(aa):
+    with pytest.raises(FreqFormerError, match=f"augmentation '{aa}'"):
+        train_transform((32, 32), aa=aa, **NORM)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"hflip": 1.5}, "probability of horizontal flip must be in 0..1, not 1.5"),
+        ({"reprob": -1}, "probability of random erasing"),
+        ({"scale": (0.5, 0.1)}, "scale"),
+        ({"interpolation": "cubic"}, "unknown interpolation 'cubic'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(FreqFormerError, match=re.escape(message)):
+        train_transform((32, 32), **NORM, **arguments)
+
+
+@pytest.mark.parametrize("crop_pct", [0, 1.1])
+def test_bad_crop(crop_pct):
+    with pytest.raises(FreqFormerError, match="crop_pct"):
+        eval_transform((32, 32), crop_pct=crop_pct, **NORM)
+
+
+def samples(transform, n=12, seed=3):
+    from functools import partial
+
+    pixels = np.random.RandomState(1).randint(0, 256, (n, 16, 16, 3), np.uint8)
+    read, identify = partial(read_array, pixels), partial(identify_number, "noise")
+    return Samples(Images(["a", "b", "c"], np.arange(n) % 3, np.arange(n), read, identify), transform, seed)
+
+
+def test_training_samples_are_a_function_of_seed_epoch_and_index():
+    transform = train_transform((16, 16), reprob=0.5, **NORM)
+    data, other = samples(transform), samples(transform, seed=4)
+    image = data[(2, 5)]["image"]
+    torch.rand(3)
+    assert torch.equal(image, data[(2, 5)]["image"])
+    assert not torch.equal(image, data[(3, 5)]["image"])
+    assert not torch.equal(image, other[(2, 5)]["image"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_do_not_depend_on_the_workers(workers):
+    data = samples(train_transform((16, 16), reprob=0.5, **NORM))
+    sampler = EpochBatchSampler(12, 5, 0, lambda: (1, 0))
+    loader = DataLoader(data, batch_sampler=sampler, num_workers=workers)
+    for batch, keys in zip(loader, sampler, strict=True):
+        assert batch["image"].shape == (5, 3, 16, 16)
+        assert batch["target"].dtype == batch["index"].dtype == torch.int64
+        assert batch["index"].tolist() == [index for _, index in keys]
+        assert torch.equal(batch["target"], batch["index"] % 3)
+        assert torch.equal(batch["image"], torch.stack([data[key]["image"] for key in keys]))
+
+
+def test_evaluation_samples():
+    batch = next(iter(DataLoader(samples(eval_transform((16, 16), **NORM)), batch_size=4)))
+    assert batch["index"].tolist() == [0, 1, 2, 3]
+    assert batch["target"].tolist() == [0, 1, 2, 0]
