@@ -5,15 +5,15 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Public name -> module that defines it, imported on first use so that `import freqformer` is cheap.
+# Public name -> module and name that define it, imported on first use so that `import freqformer` is cheap.
 _PUBLIC = {
-    "FreqFormerError": "freqformer.errors",
-    "create_model": "freqformer.factory",
-    "evaluate": "freqformer.engine",
-    "load_checkpoint": "freqformer.checkpoints",
-    "load_model": "freqformer.factory",
-    "predict": "freqformer.tools.predict",
-    "train": "freqformer.engine",
+    "FreqFormerError": ("freqformer.errors", "FreqFormerError"),
+    "create_model": ("freqformer.factory", "create_model"),
+    "evaluate": ("freqformer.engine", "evaluate"),
+    "load_checkpoint": ("freqformer.checkpoints", "load_checkpoint"),
+    "load_model": ("freqformer.factory", "load_model"),
+    "predict": ("freqformer.tools", "predict"),
+    "train": ("freqformer.engine", "run"),
 }
 _MODULES = ("data", "engine", "layers", "models", "ops", "tasks")
 
@@ -24,7 +24,8 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"freqformer.{name}")
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        module, attribute = _PUBLIC[name]
+        return getattr(import_module(module), attribute)
     raise AttributeError(f"module 'freqformer' has no attribute {name!r}")
 
 

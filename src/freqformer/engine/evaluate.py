@@ -1,0 +1,126 @@
+"""Evaluate a task or a checkpoint on a validation split."""
+
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Trainer
+from timm.layers import to_2tuple
+from torch.utils.data import DataLoader
+
+from ..checkpoints import write_whole
+from ..data import open_images
+from ..errors import FreqFormerError
+from ..factory import load_model
+from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples
+from .datamodule import evaluation_loader
+from .lightning import progress_bars, quiet, resolve_precision
+
+
+@dataclass
+class EvaluationConfig:
+    """What to evaluate, and on which images."""
+
+    model_path: str
+    """A run's folder, or a .ckpt, .pth or .safetensors file."""
+    arch: str | None = None
+    """The model's name; only bare weights need it."""
+    data_set: str = "IMNET"
+    """IMNET or FOLDER (val/ of class folders), FASHION_MNIST, MNIST, CIFAR10, CIFAR100 or DIGITS."""
+    data_path: str | None = None
+    """The folder the data set lies in."""
+    input_size: int | tuple[int, int] | None = None
+    """Image side in pixels, or [height, width]; by default what the checkpoint was trained at."""
+    crop_pct: float | None = None
+    """Share of the resized image to keep; by default the checkpoint's."""
+    interpolation: str | None = None
+    """How images are resized; by default the checkpoint's."""
+    batch_size: int = 128
+    """Images per step."""
+    num_workers: int = 2
+    """Processes that load images."""
+    precision: str = "auto"
+    """Lightning's value, such as 32-true or bf16-mixed; auto is bf16-mixed where the hardware has it."""
+    accelerator: str = "auto"
+    """Lightning's value: auto, cpu or gpu."""
+    per_class: str | None = None
+    """Write each class's number of images and accuracy to this CSV file."""
+
+
+def evaluate(config: EvaluationConfig) -> dict[str, Any]:
+    """Evaluate a classifier's checkpoint.
+
+    Args:
+        config: what to evaluate, on which images.
+
+    Returns:
+        ``top1`` and ``top5`` (shares), ``loss``, ``images``, ``seconds`` and ``images_per_second``.
+
+    Raises:
+        FreqFormerError: an unusable checkpoint or data set, or one with other classes.
+    """
+    if config.per_class is not None and not Path(config.per_class).parent.is_dir():
+        raise FreqFormerError(f"cannot write {config.per_class}: its folder does not exist")
+    model = load_model(config.model_path, arch=config.arch)
+    changes = {
+        "input_size": (3, *to_2tuple(config.input_size)) if config.input_size is not None else None,
+        "crop_pct": config.crop_pct,
+        "interpolation": config.interpolation,
+    }
+    cfg = {**model.pretrained_cfg, **{key: value for key, value in changes.items() if value is not None}}
+    model.pretrained_cfg = cfg
+    images = open_images(config.data_set, config.data_path, "val", classes=cfg.get("label_names"))
+    if len(images.classes) != model.num_classes:
+        raise FreqFormerError(
+            f"class-count mismatch: the data has {len(images.classes)} classes and the model {model.num_classes}; "
+            "use the data set that the model was trained on"
+        )
+    task = Classification(ClassificationConfig(), model=model, label_names=images.classes)
+    loader = evaluation_loader(evaluation_samples(model, images), config.batch_size, config.num_workers)
+    figures = validate(task, loader, config.precision, config.accelerator)
+    if config.per_class is not None:
+        _write_csv(Path(config.per_class), task.per_class())
+    return figures
+
+
+def validate(task: Task, loader: DataLoader, precision: str, accelerator: str) -> dict[str, Any]:
+    """Evaluate a task on a loader.
+
+    Returns:
+        The task's metrics without their ``val/``, and ``images``, ``seconds`` and ``images_per_second``.
+    """
+    bars = progress_bars()
+    with quiet():
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
+            logger=False,
+            callbacks=bars,
+            enable_progress_bar=bool(bars),
+            enable_model_summary=False,
+            enable_checkpointing=False,
+        )
+        started = time.monotonic()
+        (metrics,) = trainer.validate(task, loader, verbose=False)
+        seconds = time.monotonic() - started
+    images = len(loader.dataset)  # type: ignore[arg-type]
+    return {
+        **{name.removeprefix("val/"): float(value) for name, value in metrics.items()},
+        "images": images,
+        "seconds": round(seconds, 3),
+        "images_per_second": round(images / seconds, 1),
+    }
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    def write(target: Path) -> None:
+        with target.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0].keys())
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_whole(path, write)

@@ -1,0 +1,53 @@
+"""How this package sets Lightning up: precision, progress, and silence."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning import Callback
+from lightning.pytorch.callbacks import RichProgressBar
+
+
+def progress_bars() -> list[Callback]:
+    """A progress bar on a terminal; elsewhere none, and the line that each epoch prints has to do."""
+    return [RichProgressBar()] if sys.stdout.isatty() else []
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's advice out of the output; its errors still come through."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            warnings.filterwarnings("ignore", module=r"torchmetrics\.")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def resolve_precision(precision: str, accelerator: str) -> str:
+    """Lightning's precision for a run's setting.
+
+    Args:
+        precision: Lightning's value, or ``"auto"``: bf16-mixed where the hardware multiplies in bfloat16.
+        accelerator: Lightning's value.
+    """
+    if precision != "auto":
+        return precision
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return "bf16-mixed" if _cpu_multiplies_bf16() else "32-true"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    # Measured on AMX only: freqformer_n trains 1.3 to 1.6 times as fast as in float32.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))

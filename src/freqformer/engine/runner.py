@@ -1,0 +1,153 @@
+"""Run a task: the same for every task, from a config to a folder of results."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from ..checkpoints import read_weights, write_whole
+from ..data import mix
+from ..errors import FreqFormerError
+from ..tasks import RunConfig
+from .callbacks import BestModel, Record, StopOnSignal, write_metrics
+from .datamodule import RunData
+from .evaluate import validate
+from .lightning import progress_bars, quiet, resolve_precision
+from .storage import CHECKPOINTS, CONFIG, METRICS, WholeFiles, last_checkpoint, prepare_folder, require_space
+
+RESUME_LAST = "last"
+
+
+def run(config: RunConfig) -> dict[str, Any]:
+    """Train as a config says, evaluate the best epoch, and leave everything in the run's folder.
+
+    Args:
+        config: the run's settings; its ``build()`` makes the task and the samples.
+
+    Returns:
+        What ``metrics.json`` holds: ``epochs``, a dict of figures each, ``best``, the figures of the exported
+        model, and ``train_seconds``.
+
+    Raises:
+        FreqFormerError: unusable settings, data, checkpoint or output folder.
+        Interrupted: a signal stopped the run; its state is saved.
+    """
+    if config.epochs < 1:
+        raise FreqFormerError(f"--epochs must be at least 1, not {config.epochs}")
+    folder = Path(config.output_dir or config.default_output_dir())
+    checkpoint = _checkpoint_to_resume(config, folder)
+    finished = _finished(config, folder)
+    if finished is not None:
+        print(f"{folder} is a finished run of {len(finished['epochs'])} epochs; nothing is left to do", flush=True)
+        return finished
+
+    torch.manual_seed(mix(config.seed))
+    task, train, val = config.build()
+    data = RunData(config, train, val)
+    prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
+    parameters = sum(p.numel() for p in task.model.parameters())
+    require_space(folder, parameters)
+    settings = {**asdict(config), "output_dir": str(folder), "resume": None, "overwrite": False}
+    text = yaml.safe_dump(settings, sort_keys=False)
+    write_whole(folder / CONFIG, lambda path: path.write_text(text))
+
+    best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
+    record = Record(folder)
+    trainer = _trainer(config, folder, task.monitor, record, best)
+    print(
+        f"{type(task).__name__}: {parameters / 1e6:.2f} M parameters, {len(train)} training and "  # type: ignore[arg-type]
+        f"{len(val)} validation images, precision {trainer.precision}, folder {folder}",  # type: ignore[arg-type]
+        flush=True,
+    )
+    started = time.monotonic()
+    with quiet():
+        try:
+            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except torch.OutOfMemoryError as error:
+            raise FreqFormerError(f"out of memory with --batch-size {config.batch_size}: lower it") from error
+    seconds = round(time.monotonic() - started, 2)
+
+    best.export()
+    task.model.load_state_dict(read_weights(folder))
+    figures = validate(task, data.val_dataloader(), config.precision, config.accelerator)
+    task.draw(folder)
+    metrics = {"epochs": record.history, "best": figures, "train_seconds": seconds}
+    write_metrics(folder, metrics)
+    return metrics
+
+
+def _trainer(config: RunConfig, folder: Path, monitor: str, record: Record, best: BestModel) -> Trainer:
+    bars = progress_bars()
+    logs = CSVLogger(folder, name="logs")
+    last = last_checkpoint(folder)
+    return Trainer(
+        max_epochs=config.epochs,
+        accelerator=config.accelerator,
+        devices=1,
+        precision=resolve_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
+        gradient_clip_val=config.clip_grad,
+        deterministic=config.deterministic,
+        callbacks=[
+            record,
+            *([EMAWeightAveraging(decay=config.model_ema_decay)] if config.model_ema else []),
+            *bars,
+            # Lightning calls these last, in this order.
+            _keep(best.best, monitor),
+            _keep(last, None),
+            best,
+            StopOnSignal(last),
+        ],
+        logger=[logs, TensorBoardLogger(folder, name="logs", version=logs.version, default_hp_metric=False)],
+        plugins=[WholeFiles()],
+        log_every_n_steps=10,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        enable_progress_bar=bool(bars),
+        enable_model_summary=False,
+    )
+
+
+def _keep(path: Path, monitor: str | None) -> ModelCheckpoint:
+    """Keep one checkpoint up to date: of the best epoch, or of the last."""
+    return ModelCheckpoint(
+        dirpath=path.parent,
+        filename=path.stem,
+        monitor=monitor,
+        mode="max",
+        save_top_k=1,
+        save_on_train_epoch_end=True,
+        auto_insert_metric_name=False,
+        enable_version_counter=False,
+    )
+
+
+def _checkpoint_to_resume(config: RunConfig, folder: Path) -> Path | None:
+    """The checkpoint to go on from; None starts at step 0, also for a run that was stopped before its first."""
+    if config.resume is None:
+        return None
+    if config.resume == RESUME_LAST:
+        checkpoint = last_checkpoint(folder)
+        if not (folder / CONFIG).exists():
+            raise FreqFormerError(f"{folder} holds no run to resume: check --output-dir, or leave out --resume")
+        if not checkpoint.exists():
+            return None
+    else:
+        checkpoint = Path(config.resume)
+    read_weights(checkpoint)
+    return checkpoint
+
+
+def _finished(config: RunConfig, folder: Path) -> dict[str, Any] | None:
+    """The metrics of the run to resume, when none of its epochs is left."""
+    path = folder / METRICS
+    if config.resume is None or not path.exists():
+        return None
+    metrics = json.loads(path.read_text())
+    return metrics if "best" in metrics and len(metrics["epochs"]) >= config.epochs else None

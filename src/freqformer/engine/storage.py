@@ -1,0 +1,98 @@
+"""A run's folder: who may write into it, and how its checkpoints are kept."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from ..checkpoints import write_whole
+from ..errors import FreqFormerError
+
+CHECKPOINTS = "checkpoints"
+CONFIG = "config.yaml"
+METRICS = "metrics.json"
+# What a run writes, and so what replacing a run removes; anything else in the folder is the user's.
+_OWN = (
+    CONFIG,
+    METRICS,
+    CHECKPOINTS,
+    "logs",
+    "curves.png",
+    "confusion.png",
+    "per_class.csv",
+    "model.safetensors",
+    "config.json",
+)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints beside their target, syncs and moves them, so a kill never costs the last good one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint whole."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, lambda aside: torch.save(checkpoint, aside))
+
+
+def last_checkpoint(folder: Path) -> Path:
+    """Where a run keeps the state it can be continued from."""
+    return folder / CHECKPOINTS / "last.ckpt"
+
+
+def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make a run's folder, or refuse one that holds another run.
+
+    Raises:
+        FreqFormerError: it holds a run and neither is set, it is not a folder, it cannot be written, or the
+            disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise FreqFormerError(f"{folder} is not a folder: choose another --output-dir") from error
+    except OSError as error:
+        raise FreqFormerError(f"cannot make {folder}: {error.strerror}; choose another --output-dir") from error
+    if not resume and (folder / CONFIG).exists():
+        if not overwrite:
+            raise FreqFormerError(
+                f"{folder} holds another run: continue it with --resume, replace it with --overwrite, or choose "
+                "another --output-dir"
+            )
+        for name in _OWN:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    try:
+        (folder / CHECKPOINTS).mkdir(exist_ok=True)
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink()
+        probe = folder / ".writable.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise FreqFormerError(f"cannot write into {folder}: {error.strerror}; choose another --output-dir") from error
+
+
+def require_space(folder: Path, parameters: int) -> None:
+    """Refuse to start a run whose checkpoints cannot fit on the disk.
+
+    Args:
+        folder: the run's folder.
+        parameters: the model's parameters; a checkpoint holds each up to four times (weights, their average
+            and the optimiser's two moments), and a run keeps two while it writes a third.
+
+    Raises:
+        FreqFormerError: not enough free space.
+    """
+    needed = parameters * 4 * 4 * 3
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise FreqFormerError(
+            f"not enough disk for the checkpoints in {folder}: {needed / 2**20:.0f} MiB needed, "
+            f"{free / 2**20:.0f} MiB free; choose another --output-dir or free some space"
+        )
