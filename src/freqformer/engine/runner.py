@@ -19,7 +19,7 @@ from ..tasks import RunConfig
 from .callbacks import BestModel, Record, StopOnSignal, write_metrics
 from .datamodule import RunData
 from .evaluate import validate
-from .lightning import progress_bars, quiet, resolve_precision
+from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision
 from .storage import CHECKPOINTS, CONFIG, METRICS, WholeFiles, last_checkpoint, prepare_folder, require_space
 
 RESUME_LAST = "last"
@@ -48,6 +48,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         print(f"{folder} is a finished run of {len(finished['epochs'])} epochs; nothing is left to do", flush=True)
         return finished
 
+    keep_freed_memory()
     torch.manual_seed(mix(config.seed))
     task, train, val = config.build()
     data = RunData(config, train, val)

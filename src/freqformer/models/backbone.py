@@ -78,7 +78,7 @@ class SpectralNet(nn.Module):
                 embed_dim,
                 GlobalFilter(embed_dim, self.grid_size)
                 if spectral
-                else Attention(embed_dim, num_heads, qkv_bias=True),
+                else Attention(embed_dim, num_heads),
                 mlp_ratio,
                 mixer_residual=not spectral,
                 drop_path=drop_paths[index],

@@ -18,7 +18,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "b": {"embed_dim": 512, "depth": 19, "num_heads": 8, "drop_path_rate": 0.25},
 }
 # For small images: an 8x8 grid, about 1.5 M parameters.
-_NANO: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 128, "depth": 9, "num_heads": 4}
+_NANO: dict[str, Any] = {"img_size": 32, "patch_size": 4, "embed_dim": 160, "depth": 6, "num_heads": 4}
 _TINY: dict[str, Any] = {
     "img_size": 32,
     "patch_size": 8,
@@ -100,7 +100,7 @@ def freqformer_b(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
 
 @register_model
 def freqformer_n(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
-    """Our own FreqFormer for small images: 32x32 pixels, patches of 4, 1.6 M parameters."""
+    """Our own FreqFormer for small images: 32x32 pixels, patches of 4, 1.5 M parameters."""
     return _spectformer("freqformer_n", pretrained, kwargs, _NANO)
 
 
