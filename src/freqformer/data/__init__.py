@@ -1,6 +1,7 @@
 """Data sets, their samples' transforms, and the order and randomness of training."""
 
 from freqformer.data.datasets import DATA_SETS, open_images
+from freqformer.data.folders import EXTENSIONS
 from freqformer.data.images import Images, decode
 from freqformer.data.randomness import mix, seeded
 from freqformer.data.sampler import EpochBatchSampler, epoch_order
@@ -9,6 +10,7 @@ from freqformer.data.transforms import eval_transform, train_transform
 
 __all__ = [
     "DATA_SETS",
+    "EXTENSIONS",
     "EpochBatchSampler",
     "Images",
     "Samples",

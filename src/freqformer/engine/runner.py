@@ -61,7 +61,8 @@ def run(config: RunConfig) -> dict[str, Any]:
 
     best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
     record = Record(folder)
-    trainer = _trainer(config, folder, task.monitor, record, best)
+    with quiet():
+        trainer = _trainer(config, folder, task.monitor, record, best)
     print(
         f"{type(task).__name__}: {parameters / 1e6:.2f} M parameters, {len(train)} training and "  # type: ignore[arg-type]
         f"{len(val)} validation images, precision {trainer.precision}, folder {folder}",  # type: ignore[arg-type]

@@ -1,0 +1,37 @@
+# Everything runs in .venv, made on first use and reused while pyproject.toml and constraints.txt are unchanged.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --progress-bar off --constraint constraints.txt --editable
+
+.PHONY: quickstart test test-slow lint clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/freqformer quickstart
+
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow $(PYTEST)
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) (PyTorch is large: a few minutes the first time)"
+	$(INSTALL) ".[all]"
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(INSTALL) ".[test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

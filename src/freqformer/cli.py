@@ -1,0 +1,237 @@
+"""The command line: parse, then import what the command needs."""
+
+import difflib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import __version__
+from .errors import FreqFormerError, MissingExtra
+
+if TYPE_CHECKING:
+    from .flags import Flags
+
+# Modules that only some extra installs.
+_EXTRAS = {
+    "jsonargparse": "cli",
+    "docstring_parser": "cli",
+    "rich": "cli",
+    "yaml": "cli",
+    "lightning": "train",
+    "torchmetrics": "train",
+    "tensorboard": "train",
+    "matplotlib": "train",
+    "sklearn": "train",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 done in part, 2 wrong use or unusable input, 128+N signal N."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    sys.exit(_run([word for word in words if word != "--debug"], debug))
+
+
+def _run(words: list[str], debug: bool) -> int:
+    try:
+        return _dispatch(words)
+    except BrokenPipeError:
+        # Whoever read our output has had enough; Python would complain once more when it flushes.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except KeyboardInterrupt:
+        print("freqformer: stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, code = _explain(error)
+        print(f"freqformer: {message}", file=sys.stderr)
+        return code
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line for an error, and the exit code."""
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        error = MissingExtra(error.name, _EXTRAS[error.name])
+    if isinstance(error, FreqFormerError):
+        # A worker process hands its error over with a traceback before it; the last line is the message.
+        return str(error).strip().splitlines()[-1].removeprefix("freqformer.errors.FreqFormerError: "), 2
+    if hasattr(error, "exit_code"):
+        return str(error), error.exit_code
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0]} (--debug shows where)", 2 if isinstance(error, OSError) else 1
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"freqformer {__version__}")
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in _COMMANDS:
+        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(_COMMANDS)}"
+        raise FreqFormerError(f"there is no command {name!r}: {hint}")
+    from .flags import Flags
+
+    function, summary = _COMMANDS[name]
+    return function(Flags(f"freqformer {name}", summary), rest)
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<11} {summary}" for name, (_, summary) in _COMMANDS.items())
+    return (
+        f"usage: freqformer COMMAND [FLAGS]\n\nFrequency-domain vision models.\n\ncommands:\n{commands}\n\n"
+        "`freqformer COMMAND --help` explains a command's flags. --debug shows a traceback, --version the version."
+    )
+
+
+def _models(flags: "Flags", words: list[str]) -> int:
+    flags.positional("pattern", "shell pattern of the names to list", default="*")
+    flags.switch("json", "print one JSON object a model")
+    args = flags.parse(words)
+    from .tools import list_models
+
+    rows = list_models(args["pattern"].lower().replace("-", "_"))
+    if not rows:
+        raise FreqFormerError(f"no model matches {args['pattern']!r}: `freqformer models` lists all")
+    if args["json"]:
+        for row in rows:
+            print(json.dumps(asdict(row)))
+        return 0
+    _table(
+        ["name", "parameters", "GMACs", "spectral GMACs", "native input"],
+        [
+            [
+                row.name,
+                f"{row.parameters / 1e6:.2f} M",
+                f"{row.gmacs:.3f}",
+                f"{row.spectral_gmacs:.4f}",
+                "x".join(map(str, row.input_size)),
+            ]
+            for row in rows
+        ],
+    )
+    return 0
+
+
+def _train(flags: "Flags", words: list[str]) -> int:
+    from .engine import RESUME_LAST, run
+    from .engine.storage import CONFIG
+    from .tasks import ClassificationConfig
+
+    flags.fields(ClassificationConfig, optional_value={"resume": RESUME_LAST})
+    flags.config_file()
+    args = flags.parse(words)
+    if args["resume"] == RESUME_LAST and args["output_dir"] is not None:
+        # A run to resume is described by its own folder; what is given here changes it.
+        kept = Path(args["output_dir"]) / CONFIG
+        if kept.is_file():
+            args = flags.parse(words, defaults=kept)
+    metrics = run(ClassificationConfig(**args))
+    best = metrics["best"]
+    print(f"best epoch: top1 {100 * best['top1']:.2f}%  top5 {100 * best['top5']:.2f}%  loss {best['loss']:.4f}")
+    return 0
+
+
+def _eval(flags: "Flags", words: list[str]) -> int:
+    from .engine import EvaluationConfig, evaluate
+
+    flags.fields(EvaluationConfig)
+    flags.switch("json", "print one JSON object")
+    args = flags.parse(words)
+    as_json = args.pop("json")
+    figures = evaluate(EvaluationConfig(**args))
+    if as_json:
+        print(json.dumps(figures))
+    else:
+        print(
+            f"top1 {100 * figures['top1']:.2f}%  top5 {100 * figures['top5']:.2f}%  loss {figures['loss']:.4f}  "
+            f"{figures['images']} images, {figures['images_per_second']:.0f} images/s"
+        )
+    return 0
+
+
+def _predict(flags: "Flags", words: list[str]) -> int:
+    flags.value("model_path", str, "a run's folder, or a .ckpt, .pth or .safetensors file", required=True)
+    flags.value("arch", str, "the model's name; only bare weights need it")
+    flags.value("top_k", int, "classes to name for each image", default=5)
+    flags.value("batch_size", int, "images per step", default=64)
+    flags.switch("json", "print one JSON object an image")
+    flags.positional("images", "image files, or folders of images", several=True)
+    args = flags.parse(words)
+    if args["top_k"] < 1 or args["batch_size"] < 1:
+        raise FreqFormerError("--top-k and --batch-size must be at least 1")
+    from .data import decode
+    from .factory import load_model
+    from .tools import find_images, predict
+
+    model = load_model(args["model_path"], arch=args["arch"])
+    unreadable = 0
+    rows: list[list[str]] = []
+    for batch in _in_batches(list(find_images(args["images"])), args["batch_size"]):
+        readable = []
+        for path in batch:
+            try:
+                decode(path, str(path))
+            except FreqFormerError as error:
+                unreadable += 1
+                print(f"freqformer: {error}; skipped", file=sys.stderr)
+            else:
+                readable.append(path)
+        for prediction in predict(model, readable, top_k=args["top_k"], batch_size=args["batch_size"]):
+            if args["json"]:
+                print(json.dumps(asdict(prediction)), flush=True)
+            else:
+                classes = zip(prediction.labels, prediction.probabilities, strict=True)
+                rows.append([prediction.image, *(f"{label} {share:.1%}" for label, share in classes)])
+    if rows:
+        _table(["image", *(f"{place}." for place in range(1, len(rows[0])))], rows)
+    return 1 if unreadable else 0
+
+
+def _quickstart(flags: "Flags", words: list[str]) -> int:
+    flags.value("output_dir", str, "the run's folder", default="runs/quickstart")
+    args = flags.parse(words)
+    from .tools import quickstart
+
+    quickstart(args["output_dir"])
+    return 0
+
+
+def _in_batches(paths: list[Path], size: int) -> Any:
+    """Batches of paths, with progress on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    batches = [paths[i : i + size] for i in range(0, len(paths), size)]
+    console = Console(stderr=True)
+    return track(batches, "reading", console=console, transient=True, disable=not console.is_terminal)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    # On a pipe no line is folded: a program reads it.
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
+    console.print(table)
+
+
+_COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
+    "quickstart": (_quickstart, "train, evaluate and predict on handwritten digits"),
+    "models": (_models, "list the models and their cost"),
+    "train": (_train, "train a classifier, or go on with a run"),
+    "eval": (_eval, "evaluate a checkpoint on a validation split"),
+    "predict": (_predict, "classify images with a checkpoint"),
+}

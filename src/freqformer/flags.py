@@ -1,0 +1,151 @@
+"""Flags from typed dataclasses, spelt with dashes or underscores."""
+
+import difflib
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import docstring_parser
+from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
+
+from .errors import FreqFormerError
+
+
+class Flags:
+    """The flags of one command.
+
+    Args:
+        prog: what is typed before the flags.
+        summary: what the command does, for ``--help``.
+    """
+
+    def __init__(self, prog: str, summary: str) -> None:
+        self.parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False, allow_abbrev=False)
+        self.types: dict[str, Any] = {}
+        self.optional_value: dict[str, str] = {}
+
+    def value(self, name: str, type_: Any, text: str, *, default: Any = None, required: bool = False) -> None:
+        """Add a flag that takes a value."""
+        self.types[name] = type_
+        if type_ is bool:
+            self.parser.add_argument(_dashed(name), action=ActionYesNo, nargs="?", default=default, help=text)
+        else:
+            self.parser.add_argument(_dashed(name), type=type_, default=default, required=required, help=text)
+
+    def switch(self, name: str, text: str) -> None:
+        """Add a flag that is off unless given."""
+        self.types[name] = bool
+        self.parser.add_argument(_dashed(name), action="store_true", help=text)
+
+    def positional(self, name: str, text: str, *, default: str | None = None, several: bool = False) -> None:
+        """Add a word without a flag, optional when it has a default, or one or more words."""
+        if several:
+            self.parser.add_argument(name, nargs="+", type=str, help=text)
+        else:
+            self.parser.add_argument(name, nargs="?", type=str, default=default, help=text)
+
+    def fields(self, config: type, *, optional_value: dict[str, str] | None = None) -> None:
+        """Add a flag for each field of a dataclass, explained by the string below the field.
+
+        Args:
+            config: the dataclass.
+            optional_value: flags that may stand without a value, and the value they then have.
+        """
+        self.optional_value = optional_value or {}
+        types = get_type_hints(config)
+        texts = {
+            parameter.arg_name: parameter.description or ""
+            for base in reversed(config.__mro__[:-1])
+            for parameter in docstring_parser.parse_from_object(base).params
+        }
+        for field in fields(config):
+            default = field.default_factory() if field.default_factory is not MISSING else field.default
+            required = default is MISSING
+            self.value(
+                field.name,
+                types[field.name],
+                texts[field.name].rstrip("."),
+                default=None if required else default,
+                required=required,
+            )
+
+    def config_file(self) -> None:
+        """Add ``--config``: a YAML file of fields, such as a run's ``config.yaml``."""
+        self.types["config"] = str
+        self.parser.add_argument("--config", action="config", help="YAML file of these flags, such as a run's config.yaml")
+
+    def parse(self, words: list[str], *, defaults: Path | None = None) -> dict[str, Any]:
+        """The flags' values by field name.
+
+        Args:
+            words: the command line after the command.
+            defaults: a YAML file whose values stand where no flag is given.
+
+        Raises:
+            FreqFormerError: an unknown flag, or a value of another type.
+            SystemExit: ``--help`` was asked for.
+        """
+        given = [] if defaults is None else ["--config", str(defaults)]
+        try:
+            parsed = self.parser.parse_args([*given, *self._normalise(words)])
+        except (ArgumentError, TypeError, ValueError) as error:
+            raise FreqFormerError(self._explain(str(error))) from error
+        return {key: value for key, value in parsed.as_dict().items() if key != "config"}
+
+    def _normalise(self, words: list[str]) -> list[str]:
+        """One spelling for every flag: dashes, ``null`` for none, a value for flags that may lack it."""
+        result: list[str] = []
+        for place, word in enumerate(words):
+            if not word.startswith("--") or word == "--":
+                previous = result[-1] if result else ""
+                result.append(self._plain_value(previous.removeprefix("--").replace("-", "_"), word))
+                continue
+            flag, equals, value = word.partition("=")
+            name = flag.removeprefix("--").replace("-", "_")
+            self._require_known(flag, name)
+            flag = _dashed(name)
+            following = words[place + 1] if place + 1 < len(words) else "--"
+            if equals:
+                result.append(f"{flag}={self._plain_value(name, value)}")
+            elif name in self.optional_value and following.startswith("--"):
+                result.append(f"{flag}={self.optional_value[name]}")
+            else:
+                result.append(flag)
+        return result
+
+    def _plain_value(self, name: str, value: str) -> str:
+        """``none`` means no value, except for text, which may be the word."""
+        optional = type(None) in get_args(self.types.get(name))
+        return "null" if optional and value.lower() == "none" else value
+
+    def _require_known(self, flag: str, name: str) -> None:
+        known = {"help", *self.types, *(f"no_{n}" for n, type_ in self.types.items() if type_ is bool)}
+        if name.split(".")[0] in known:
+            return
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {_dashed(near[0])}?" if near else f"`{self.parser.prog} --help` lists the flags"
+        raise FreqFormerError(f"there is no flag {flag}: {hint}")
+
+    def _explain(self, message: str) -> str:
+        """jsonargparse's several lines as one, about the flag."""
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        if lines and lines[0].startswith('Parser key "'):
+            name = lines[0].split('"')[1]
+            given = lines[-1].rpartition(":")[2].strip()
+            type_ = self.types.get(name.split(".")[0])
+            wanted = getattr(type_, "__name__", None) if not get_args(type_) else str(type_)
+            return f"{_dashed(name)} does not take {given!r}: it needs {_readable(wanted)}"
+        text = " ".join(lines)
+        for name in self.types:
+            text = re.sub(rf"(?<![\w-]){name}(?!\w)", _dashed(name), text)
+        return text
+
+
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _readable(wanted: str | None) -> str:
+    words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+    return words.get(str(wanted), str(wanted).replace("None", "none").replace("NoneType", "none"))
