@@ -41,7 +41,7 @@ def _run(words: list[str], debug: bool) -> int:
         return _dispatch(words)
     except BrokenPipeError:
         # Whoever read our output has had enough; Python would complain once more when it flushes.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
     except KeyboardInterrupt:
         print("freqformer: stopped", file=sys.stderr)

@@ -2,24 +2,24 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checkpoints import load_checkpoint, read_description, read_weights
 from .errors import FreqFormerError
-from .models import canonical_name
+from .models import SpectralNet, canonical_name
 from .models.official import from_official, square_grid
 
 
-def create_model(name: str, *, checkpoint: str | Path | None = None, **arguments: Any) -> nn.Module:
+def create_model(name: str, *, checkpoint: str | Path | None = None, **arguments: Any) -> SpectralNet:
     """Make a model of this package.
 
     Args:
         name: ours or a paper's spelling, such as ``"gfnet_xs"`` or ``"gfnet-xs"``.
         checkpoint: weights to load, of this package or of the official codes.
-        **arguments: the model's own keywords: ``num_classes``, ``img_size``, ``num_heads``, ``features_only`` ...
+        **arguments: the model's own keywords: ``num_classes``, ``img_size``, ``num_heads`` ...
 
     Returns:
         The model, in training mode.
@@ -28,7 +28,7 @@ def create_model(name: str, *, checkpoint: str | Path | None = None, **arguments
         FreqFormerError: an unknown name, a keyword that the model does not take, or an unfit checkpoint.
     """
     try:
-        model = timm.create_model(canonical_name(name), **arguments)
+        model = cast(SpectralNet, timm.create_model(canonical_name(name), **arguments))
     except (TypeError, ValueError) as error:
         raise FreqFormerError(f"cannot make {name}: {error}") from error
     if checkpoint is not None:
@@ -36,7 +36,7 @@ def create_model(name: str, *, checkpoint: str | Path | None = None, **arguments
     return model
 
 
-def load_model(path: str | Path, *, arch: str | None = None) -> nn.Module:
+def load_model(path: str | Path, *, arch: str | None = None) -> SpectralNet:
     """Make the model that a checkpoint holds, in evaluation mode.
 
     Args:

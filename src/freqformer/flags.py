@@ -73,7 +73,9 @@ class Flags:
     def config_file(self) -> None:
         """Add ``--config``: a YAML file of fields, such as a run's ``config.yaml``."""
         self.types["config"] = str
-        self.parser.add_argument("--config", action="config", help="YAML file of these flags, such as a run's config.yaml")
+        self.parser.add_argument(
+            "--config", action="config", help="YAML file of these flags, such as a run's config.yaml"
+        )
 
     def parse(self, words: list[str], *, defaults: Path | None = None) -> dict[str, Any]:
         """The flags' values by field name.

@@ -123,9 +123,7 @@ def _from_pickles(layout: _Layout, prefix: str, split: str, files: dict[str, byt
             or data.shape != (len(targets), 3072)
             or not all(isinstance(target, int) and 0 <= target < layout.count for target in targets)
         ):
-            raise FreqFormerError(
-                f"{where} is not a CIFAR batch of {layout.count} classes; download it again"
-            )
+            raise FreqFormerError(f"{where} is not a CIFAR batch of {layout.count} classes; download it again")
         pixels.append(data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
         labels += targets
     names = meta.get(layout.names)

@@ -49,8 +49,7 @@ def open_idx(name: str, root: Path, split: str) -> Images:
     pixels, labels = read_idx(image_file, 3), read_idx(label_file, 1)
     if len(pixels) != len(labels):
         raise FreqFormerError(
-            f"{image_file} has {len(pixels)} images but {label_file.name} has {len(labels)} labels; "
-            "download both again"
+            f"{image_file} has {len(pixels)} images but {label_file.name} has {len(labels)} labels; download both again"
         )
     classes = _CLASSES[name]
     if labels.max(initial=0) >= len(classes):

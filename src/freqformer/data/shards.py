@@ -171,8 +171,7 @@ def _index(plain: Path, path: Path) -> _Index:
         raise FreqFormerError(f"the shard {path} holds no images; copy it again")
     if unpaired := sorted(images.keys() ^ labels.keys()):
         raise FreqFormerError(
-            f"the shard {path} has no pair of image and .cls for {unpaired[0]!r} ({len(unpaired)} such); "
-            "write it again"
+            f"the shard {path} has no pair of image and .cls for {unpaired[0]!r} ({len(unpaired)} such); write it again"
         )
     return {
         "key": np.array([key.encode() for key in images]),

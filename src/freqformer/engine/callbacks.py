@@ -150,7 +150,10 @@ class StopOnSignal(Checkpoint):
         if self._received is not None:
             raise Interrupted(number, self.last)
         self._received = number
-        print(f"{signal.Signals(number).name}: finishing the step, then saving; once more stops at once", flush=True)
+        print(
+            f"{signal.Signals(number).name}: finishing the step, then saving; once more stops at once",
+            flush=True,
+        )
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:

@@ -53,15 +53,15 @@ def resolve_precision(precision: str, accelerator: str) -> str:
 
 def _cpu_multiplies_bf16() -> bool:
     # Measured on AMX only: freqformer_n trains 1.3 to 1.6 times as fast as in float32.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16", False))
 
 
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory for the next step instead of handing it back to the system.
 
-    On a CPU the pages of every activation are otherwise taken anew in each step, which costs a fifth of a
-    training step of freqformer_n. Only glibc can be told; elsewhere nothing changes.
+    On a CPU the pages of every activation are otherwise taken anew in each step, which costs up to a
+    sixth of a training step of freqformer_n. Only glibc can be told; elsewhere nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

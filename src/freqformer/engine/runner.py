@@ -45,7 +45,10 @@ def run(config: RunConfig) -> dict[str, Any]:
     checkpoint = _checkpoint_to_resume(config, folder)
     finished = _finished(config, folder)
     if finished is not None:
-        print(f"{folder} is a finished run of {len(finished['epochs'])} epochs; nothing is left to do", flush=True)
+        print(
+            f"{folder} is a finished run of {len(finished['epochs'])} epochs; nothing is left to do",
+            flush=True,
+        )
         return finished
 
     keep_freed_memory()

@@ -37,6 +37,9 @@ class SpectralNet(nn.Module):
         ValueError: a spectral depth outside 0..depth, or another pooling.
     """
 
+    pretrained_cfg: dict[str, Any]
+    """timm's description, set by its factory: preprocessing, and ``label_names`` where a checkpoint has them."""
+
     def __init__(
         self,
         img_size: int | tuple[int, int] = 224,
@@ -76,9 +79,7 @@ class SpectralNet(nn.Module):
         blocks = [
             Block(
                 embed_dim,
-                GlobalFilter(embed_dim, self.grid_size)
-                if spectral
-                else Attention(embed_dim, num_heads),
+                GlobalFilter(embed_dim, self.grid_size) if spectral else Attention(embed_dim, num_heads),
                 mlp_ratio,
                 mixer_residual=not spectral,
                 drop_path=drop_paths[index],

@@ -43,9 +43,7 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _spectformer(
-    name: str, pretrained: bool, kwargs: dict[str, Any], variant: dict[str, Any]
-) -> SpectralNet:
+def _spectformer(name: str, pretrained: bool, kwargs: dict[str, Any], variant: dict[str, Any]) -> SpectralNet:
     """The first ``spectral_depth`` blocks spectral (4 unless said otherwise), the rest attention."""
     return build_model_with_cfg(SpectralNet, name, pretrained, **{"spectral_depth": 4, **variant, **kwargs})
 

@@ -37,9 +37,7 @@ def _multiply(spectrum: Tensor, weight: Tensor) -> Tensor:
         return spectrum * weight.unsqueeze(1)
     real, imag = spectrum.unbind(2)
     weight_real, weight_imag = weight.unbind(-1)
-    return torch.stack(
-        [real * weight_real - imag * weight_imag, real * weight_imag + imag * weight_real], dim=2
-    )
+    return torch.stack([real * weight_real - imag * weight_imag, real * weight_imag + imag * weight_real], dim=2)
 
 
 @torch.compiler.assume_constant_result

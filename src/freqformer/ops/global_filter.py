@@ -63,9 +63,7 @@ def _check(x: Tensor, weight: Tensor) -> None:
     if height < 1 or width < 1:
         raise ValueError(f"x needs at least one token, got shape {tuple(x.shape)}")
     if weight.ndim not in (3, 4, 5):
-        raise ValueError(
-            f"weight must be (H, F, C), (H, F, C, 2) or (B, H, F, C, 2), got shape {tuple(weight.shape)}"
-        )
+        raise ValueError(f"weight must be (H, F, C), (H, F, C, 2) or (B, H, F, C, 2), got shape {tuple(weight.shape)}")
     half = (height, width // 2 + 1, channels)
     expected = {3: half, 4: (*half, 2), 5: (batch, *half, 2)}[weight.ndim]
     if tuple(weight.shape) != expected:

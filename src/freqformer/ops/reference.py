@@ -26,23 +26,17 @@ def global_filter(x: Tensor, weight: Tensor) -> Tensor:
 
     # Forward: exp(-i a) exp(-i b) = cos(a+b) - i sin(a+b), a along H and b along W.
     spectrum_real = scale * (
-        torch.einsum("kh,fw,bhwc->bkfc", cos_h, cos_w, signal)
-        - torch.einsum("kh,fw,bhwc->bkfc", sin_h, sin_w, signal)
+        torch.einsum("kh,fw,bhwc->bkfc", cos_h, cos_w, signal) - torch.einsum("kh,fw,bhwc->bkfc", sin_h, sin_w, signal)
     )
     spectrum_imag = -scale * (
-        torch.einsum("kh,fw,bhwc->bkfc", sin_h, cos_w, signal)
-        + torch.einsum("kh,fw,bhwc->bkfc", cos_h, sin_w, signal)
+        torch.einsum("kh,fw,bhwc->bkfc", sin_h, cos_w, signal) + torch.einsum("kh,fw,bhwc->bkfc", cos_h, sin_w, signal)
     )
     product_real = spectrum_real * real - spectrum_imag * imag
     product_imag = spectrum_real * imag + spectrum_imag * real
 
     # A complex inverse along H ...
-    rows_real = torch.einsum("kh,bkfc->bhfc", cos_h, product_real) - torch.einsum(
-        "kh,bkfc->bhfc", sin_h, product_imag
-    )
-    rows_imag = torch.einsum("kh,bkfc->bhfc", sin_h, product_real) + torch.einsum(
-        "kh,bkfc->bhfc", cos_h, product_imag
-    )
+    rows_real = torch.einsum("kh,bkfc->bhfc", cos_h, product_real) - torch.einsum("kh,bkfc->bhfc", sin_h, product_imag)
+    rows_imag = torch.einsum("kh,bkfc->bhfc", sin_h, product_real) + torch.einsum("kh,bkfc->bhfc", cos_h, product_imag)
     # ... then a real inverse along W: self-conjugate columns count once, by their real part alone; the
     # other columns stand for two, and their mirror image cancels the imaginary part of the sum.
     once = torch.ones(columns, dtype=torch.float64, device=x.device)

@@ -4,4 +4,11 @@ from .classification import Classification, ClassificationConfig, evaluation_sam
 from .config import RunConfig
 from .task import Task
 
-__all__ = ["Classification", "ClassificationConfig", "RunConfig", "Task", "evaluation_samples", "model_transform"]
+__all__ = [
+    "Classification",
+    "ClassificationConfig",
+    "RunConfig",
+    "Task",
+    "evaluation_samples",
+    "model_transform",
+]

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from timm.layers import to_2tuple
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchvision.transforms import v2
@@ -18,7 +17,7 @@ from ..checkpoints import load_checkpoint
 from ..data import Images, Samples, eval_transform, open_images, train_transform
 from ..errors import FreqFormerError
 from ..factory import create_model
-from ..models import canonical_name
+from ..models import SpectralNet, canonical_name
 from .config import RunConfig
 from .task import Batch, Task
 
@@ -62,7 +61,7 @@ class ClassificationConfig(RunConfig):
     interpolation: str = "bicubic"
     """How images are resized."""
 
-    def build(self) -> tuple[Task, Dataset, Dataset]:
+    def build(self) -> tuple["Classification", Samples, Samples]:
         """The task and its training and validation samples.
 
         Raises:
@@ -107,6 +106,8 @@ class Classification(Task):
     """
 
     monitor = "val/top1"
+    config: ClassificationConfig
+    model: SpectralNet
 
     def __init__(
         self,
@@ -114,7 +115,7 @@ class Classification(Task):
         *,
         num_classes: int | None = None,
         label_names: Sequence[str] | None = None,
-        model: nn.Module | None = None,
+        model: SpectralNet | None = None,
     ) -> None:
         label_names = None if label_names is None else list(label_names)
         if model is None:
@@ -164,7 +165,11 @@ class Classification(Task):
         counts = self.confusion.confmat
         names = self.label_names or [str(i) for i in range(len(counts))]
         return [
-            {"class": name, "images": int(row.sum()), "accuracy": float(row[i] / row.sum()) if row.sum() else None}
+            {
+                "class": name,
+                "images": int(row.sum()),
+                "accuracy": float(row[i] / row.sum()) if row.sum() else None,
+            }
             for i, (name, row) in enumerate(zip(names, counts, strict=True))
         ]
 
@@ -181,7 +186,7 @@ class Classification(Task):
         """What a checkpoint says of its model, in the fields of timm's ``config.json``."""
         cfg = self.model.pretrained_cfg
         keep = ("input_size", "mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
-        arguments = {**self.config.model_args, "img_size": list(self.model.img_size)}  # type: ignore[attr-defined]
+        arguments = {**self.config.model_args, "img_size": list(self.model.img_size)}
         return {
             "architecture": cfg["architecture"],
             "num_classes": self.model.num_classes,
@@ -195,16 +200,16 @@ class Classification(Task):
         }
 
 
-def evaluation_samples(model: nn.Module, images: Images) -> Samples:
+def evaluation_samples(model: SpectralNet, images: Images) -> Samples:
     """Images under the preprocessing that a model's ``pretrained_cfg`` names."""
     return Samples(images, model_transform(model))
 
 
-def model_transform(model: nn.Module, size: tuple[int, int] | None = None) -> Any:
+def model_transform(model: SpectralNet) -> Any:
     """A model's evaluation preprocessing: RGB image to normalised tensor (3, H, W)."""
     cfg = model.pretrained_cfg
     return eval_transform(
-        size or tuple(cfg["input_size"][1:]),
+        cfg["input_size"][1:],
         mean=cfg["mean"],
         std=cfg["std"],
         interpolation=cfg["interpolation"],
@@ -212,7 +217,7 @@ def model_transform(model: nn.Module, size: tuple[int, int] | None = None) -> An
     )
 
 
-def _make_model(config: ClassificationConfig, num_classes: int) -> nn.Module:
+def _make_model(config: ClassificationConfig, num_classes: int) -> SpectralNet:
     arguments: dict[str, Any] = {"num_classes": num_classes, "drop_rate": config.drop, **config.model_args}
     if config.input_size is not None:
         arguments["img_size"] = to_2tuple(config.input_size)

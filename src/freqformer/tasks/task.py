@@ -50,9 +50,7 @@ class Task(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One micro-batch; its randomness depends on nothing but the seed, its number and the rank."""
-        torch.manual_seed(
-            mix(self.config.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank)
-        )
+        torch.manual_seed(mix(self.config.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank))
         loss = self.loss(batch)
         self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
         return loss

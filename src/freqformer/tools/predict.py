@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from timm.data import ImageNetInfo
-from torch import nn
 
 from ..data import EXTENSIONS, decode
 from ..errors import FreqFormerError
 from ..factory import load_model
+from ..models import SpectralNet
 from ..tasks import model_transform
 
 Source = str | Path | Image.Image
@@ -31,7 +31,7 @@ class Prediction:
 
 @torch.inference_mode()
 def predict(
-    model: nn.Module | str | Path, images: Source | Iterable[Source], *, top_k: int = 5, batch_size: int = 64
+    model: SpectralNet | str | Path, images: Source | Iterable[Source], *, top_k: int = 5, batch_size: int = 64
 ) -> list[Prediction]:
     """Classify images.
 
@@ -49,8 +49,7 @@ def predict(
     """
     if isinstance(model, (str, Path)):
         model = load_model(model)
-    single = isinstance(images, (str, Path, Image.Image))
-    sources = iter([images] if single else images)  # type: ignore[list-item, arg-type]
+    sources = iter([images] if isinstance(images, (str, Path, Image.Image)) else images)
     names = class_names(model)
     if not names:
         raise FreqFormerError("the model has no classifier: load one with classes")
@@ -69,7 +68,7 @@ def predict(
     return predictions
 
 
-def class_names(model: nn.Module) -> list[str]:
+def class_names(model: SpectralNet) -> list[str]:
     """The names of a model's classes: its checkpoint's, ImageNet-1K's for bare 1000-class weights, or numbers."""
     names = model.pretrained_cfg.get("label_names")
     if names:
@@ -77,7 +76,7 @@ def class_names(model: nn.Module) -> list[str]:
     if model.num_classes == 1000:
         info = ImageNetInfo()
         return [info.index_to_description(i) for i in range(1000)]
-    return [str(i) for i in range(model.num_classes)]  # type: ignore[arg-type]
+    return [str(i) for i in range(model.num_classes)]
 
 
 def find_images(paths: Sequence[str | Path]) -> Iterator[Path]:
