@@ -81,9 +81,11 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
     misfits = []
     for key in own.keys() & state.keys():
         value = state[key].to(own[key].dtype)
+        if key == "pos_embed" and value.ndim == 3:
+            value = square_grid(value)
         fitted = _fit(key, value, own[key])
         if fitted.shape == own[key].shape:
-            if fitted.shape != value.shape and fitted.numel() != value.numel():
+            if fitted.shape != value.shape:
                 report.resampled.append(key)
             state[key] = fitted
         elif key in classifier:
@@ -174,6 +176,17 @@ def read_description(path: str | Path) -> dict[str, Any] | None:
     return loaded.get("description") if isinstance(loaded, Mapping) else None
 
 
+def require_training_state(path: Path) -> None:
+    """Refuse a file that a run cannot be continued from.
+
+    Raises:
+        FreqFormerError: it is missing, unreadable, or holds weights alone.
+    """
+    loaded = _torch_load(weights_path(path)) if path.suffix != ".safetensors" else {}
+    if not (isinstance(loaded, Mapping) and {"state_dict", "loops", "optimizer_states"} <= loaded.keys()):
+        raise FreqFormerError(f"{path} holds no training state to resume: start from its weights with --finetune")
+
+
 def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
     """Write ``model.safetensors`` and ``config.json`` in timm's folder layout, each whole or not at all.
 
@@ -232,19 +245,14 @@ def _classifier_keys(state: Mapping[str, Tensor]) -> set[str]:
 
 def _fit(key: str, value: Tensor, own: Tensor) -> Tensor:
     """A filter or a position embedding on the model's own grid; anything else as it is."""
+    if value.shape == own.shape or value.ndim != own.ndim:
+        return value
     if key == "pos_embed":
-        grid = square_grid(value) if value.ndim == 3 else value
-        target = (own.shape[1], own.shape[2])
-        return grid if tuple(grid.shape[1:3]) == target else stretch_position(grid, target)
-    if key.endswith("complex_weight") and value.shape != own.shape and value.shape[2] == own.shape[2]:
-        return _fit_filter(value, own)
+        return stretch_position(value, (own.shape[1], own.shape[2]))
+    if key.endswith("complex_weight"):
+        # A half-spectrum's width belongs to two grid widths; stretch asks only for its own columns.
+        return stretch_filter(value, (own.shape[0], 2 * (own.shape[1] - 1)))
     return value
-
-
-def _fit_filter(value: Tensor, own: Tensor) -> Tensor:
-    # Only the half-spectrum's width is kept, and two grid widths share it; stretch needs no other fact.
-    columns = own.shape[1]
-    return stretch_filter(value, (own.shape[0], 2 * (columns - 1)))
 
 
 def _some(keys: list[str], most: int = 6) -> str:

@@ -5,7 +5,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -177,21 +177,20 @@ def _predict(flags: "Flags", words: list[str]) -> int:
     unreadable = 0
     rows: list[list[str]] = []
     for batch in _in_batches(list(find_images(args["images"])), args["batch_size"]):
-        readable = []
+        images = {}
         for path in batch:
             try:
-                decode(path, str(path))
+                images[str(path)] = decode(path, str(path))
             except FreqFormerError as error:
                 unreadable += 1
                 print(f"freqformer: {error}; skipped", file=sys.stderr)
-            else:
-                readable.append(path)
-        for prediction in predict(model, readable, top_k=args["top_k"], batch_size=args["batch_size"]):
+        predictions = predict(model, images.values(), top_k=args["top_k"])
+        for name, prediction in zip(images, predictions, strict=True):
             if args["json"]:
-                print(json.dumps(asdict(prediction)), flush=True)
+                print(json.dumps(asdict(replace(prediction, image=name))), flush=True)
             else:
                 classes = zip(prediction.labels, prediction.probabilities, strict=True)
-                rows.append([prediction.image, *(f"{label} {share:.1%}" for label, share in classes)])
+                rows.append([name, *(f"{label} {share:.1%}" for label, share in classes)])
     if rows:
         _table(["image", *(f"{place}." for place in range(1, len(rows[0])))], rows)
     return 1 if unreadable else 0

@@ -17,7 +17,7 @@ from ..errors import FreqFormerError
 from ..factory import load_model
 from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples
 from .datamodule import evaluation_loader
-from .lightning import progress_bars, quiet, resolve_precision
+from .lightning import progress_bars, quiet, resolve_precision, wrong_settings
 
 
 @dataclass
@@ -94,16 +94,17 @@ def validate(task: Task, loader: DataLoader, precision: str, accelerator: str) -
     """
     bars = progress_bars()
     with quiet():
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=1,
-            precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
-            logger=False,
-            callbacks=bars,
-            enable_progress_bar=bool(bars),
-            enable_model_summary=False,
-            enable_checkpointing=False,
-        )
+        with wrong_settings():
+            trainer = Trainer(
+                accelerator=accelerator,
+                devices=1,
+                precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
+                logger=False,
+                callbacks=bars,
+                enable_progress_bar=bool(bars),
+                enable_model_summary=False,
+                enable_checkpointing=False,
+            )
         started = time.monotonic()
         (metrics,) = trainer.validate(task, loader, verbose=False)
         seconds = time.monotonic() - started

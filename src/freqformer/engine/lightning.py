@@ -10,6 +10,9 @@ from contextlib import contextmanager
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ..errors import FreqFormerError
 
 # Names of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -55,6 +58,16 @@ def _cpu_multiplies_bf16() -> bool:
     # Measured on AMX only: freqformer_n trains 1.3 to 1.6 times as fast as in float32.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16", False))
+
+
+@contextmanager
+def wrong_settings() -> Iterator[None]:
+    """Say in one line what Lightning refuses of an accelerator or a precision."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FreqFormerError(f"these settings do not work here: {reason} (see --precision, --accelerator)") from error
 
 
 def keep_freed_memory() -> None:

@@ -12,14 +12,14 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ..checkpoints import read_weights, write_whole
+from ..checkpoints import read_description, read_weights, require_training_state, write_whole
 from ..data import mix
 from ..errors import FreqFormerError
 from ..tasks import RunConfig
 from .callbacks import BestModel, Record, StopOnSignal, write_metrics
 from .datamodule import RunData
 from .evaluate import validate
-from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision
+from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision, wrong_settings
 from .storage import CHECKPOINTS, CONFIG, METRICS, WholeFiles, last_checkpoint, prepare_folder, require_space
 
 RESUME_LAST = "last"
@@ -55,6 +55,8 @@ def run(config: RunConfig) -> dict[str, Any]:
     torch.manual_seed(mix(config.seed))
     task, train, val = config.build()
     data = RunData(config, train, val)
+    if checkpoint is not None and read_description(checkpoint) != task.describe():
+        raise FreqFormerError(f"{checkpoint} holds another model than this run's: check the model, size and data set")
     prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
     parameters = sum(p.numel() for p in task.model.parameters())
     require_space(folder, parameters)
@@ -64,7 +66,7 @@ def run(config: RunConfig) -> dict[str, Any]:
 
     best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
     record = Record(folder)
-    with quiet():
+    with quiet(), wrong_settings():
         trainer = _trainer(config, folder, task.monitor, record, best)
     print(
         f"{type(task).__name__}: {parameters / 1e6:.2f} M parameters, {len(train)} training and "  # type: ignore[arg-type]
@@ -145,7 +147,9 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path) -> Path | None:
             return None
     else:
         checkpoint = Path(config.resume)
-    read_weights(checkpoint)
+        if (folder / CONFIG).exists() and folder.resolve() not in checkpoint.resolve().parents:
+            raise FreqFormerError(f"{folder} holds another run than {checkpoint}: choose another --output-dir")
+    require_training_state(checkpoint)
     return checkpoint
 
 

@@ -1,8 +1,10 @@
 """The first ten minutes: train, evaluate and predict on real images that come with scikit-learn."""
 
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import yaml
 from PIL import Image
 
 from ..data import open_images
@@ -30,7 +32,6 @@ def digits_config(output_dir: str) -> ClassificationConfig:
         aa="none",
         num_workers=1,
         output_dir=output_dir,
-        overwrite=True,
     )
 
 
@@ -48,7 +49,8 @@ def quickstart(output_dir: str = "runs/quickstart") -> dict[str, float]:
     """
     folder = Path(output_dir)
     started = time.monotonic()
-    metrics = run(digits_config(output_dir))
+    config = digits_config(output_dir)
+    metrics = run(replace(config, overwrite=_is_repeat(config, folder)))
     held_out = open_images("DIGITS", None, "val")
     shown = range(0, len(held_out), len(held_out) // 16)
     images = [held_out.load(i) for i in shown]
@@ -61,6 +63,12 @@ def quickstart(output_dir: str = "runs/quickstart") -> dict[str, float]:
         f"({time.monotonic() - started:.0f} s in all)"
     )
     return {"top1": top1, "train_seconds": metrics["train_seconds"]}
+
+
+def _is_repeat(config: ClassificationConfig, folder: Path) -> bool:
+    """Whether the folder holds an earlier quickstart, which may be replaced; another run may not."""
+    kept = folder / "config.yaml"
+    return kept.is_file() and yaml.safe_load(kept.read_text()) == yaml.safe_load(yaml.safe_dump(asdict(config)))
 
 
 def _show(folder: Path, images: list[Image.Image], predictions: list[Prediction], truth: list[str]) -> None:
