@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
     for key in own.keys() & state.keys():
         value = state[key].to(own[key].dtype)
         if key == "pos_embed" and value.ndim == 3:
-            value = square_grid(value)
+            value = square_grid(value, where)
         fitted = _fit(key, value, own[key])
         if fitted.shape == own[key].shape:
             if fitted.shape != value.shape:
@@ -176,8 +177,8 @@ def read_description(path: str | Path) -> dict[str, Any] | None:
     return loaded.get("description") if isinstance(loaded, Mapping) else None
 
 
-def require_training_state(path: Path) -> None:
-    """Refuse a file that a run cannot be continued from.
+def epochs_done(path: Path) -> int:
+    """The epochs that a run had finished when it wrote a checkpoint to continue from.
 
     Raises:
         FreqFormerError: it is missing, unreadable, or holds weights alone.
@@ -185,6 +186,7 @@ def require_training_state(path: Path) -> None:
     loaded = _torch_load(weights_path(path)) if path.suffix != ".safetensors" else {}
     if not (isinstance(loaded, Mapping) and {"state_dict", "loops", "optimizer_states"} <= loaded.keys()):
         raise FreqFormerError(f"{path} holds no training state to resume: start from its weights with --finetune")
+    return loaded["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
 
 
 def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
@@ -223,12 +225,13 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
 def _torch_load(path: Path) -> Any:
     try:
         # The DeiT-style scripts keep their parsed arguments beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise FreqFormerError(f"cannot read {path}: not a plain weight file, or it holds code ({reason})") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file makes torch raise almost anything
         raise FreqFormerError(f"cannot read {path}: truncated or not a weight file") from error
 
 

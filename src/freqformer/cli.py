@@ -97,9 +97,10 @@ def _models(flags: "Flags", words: list[str]) -> int:
     flags.positional("pattern", "shell pattern of the names to list", default="*")
     flags.switch("json", "print one JSON object a model")
     args = flags.parse(words)
+    from .models import spelling
     from .tools import list_models
 
-    rows = list_models(args["pattern"].lower().replace("-", "_"))
+    rows = list_models(spelling(args["pattern"]))
     if not rows:
         raise FreqFormerError(f"no model matches {args['pattern']!r}: `freqformer models` lists all")
     if args["json"]:
@@ -177,15 +178,16 @@ def _predict(flags: "Flags", words: list[str]) -> int:
     unreadable = 0
     rows: list[list[str]] = []
     for batch in _in_batches(list(find_images(args["images"])), args["batch_size"]):
-        images = {}
+        names, images = [], []
         for path in batch:
             try:
-                images[str(path)] = decode(path, str(path))
+                images.append(decode(path, str(path)))
+                names.append(str(path))
             except FreqFormerError as error:
                 unreadable += 1
                 print(f"freqformer: {error}; skipped", file=sys.stderr)
-        predictions = predict(model, images.values(), top_k=args["top_k"])
-        for name, prediction in zip(images, predictions, strict=True):
+        predictions = predict(model, images, top_k=args["top_k"])
+        for name, prediction in zip(names, predictions, strict=True):
             if args["json"]:
                 print(json.dumps(asdict(replace(prediction, image=name))), flush=True)
             else:
@@ -223,7 +225,7 @@ def _table(header: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     # On a pipe no line is folded: a program reads it.
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False)
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False, emoji=False)
     console.print(table)
 
 

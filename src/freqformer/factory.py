@@ -54,26 +54,30 @@ def load_model(path: str | Path, *, arch: str | None = None) -> SpectralNet:
         if arch is None:
             raise FreqFormerError(f"{path} does not say which model it is: name it with --arch")
         state = read_weights(path)
-        model = create_model(arch, **_arguments_of(state, arch))
+        model = create_model(arch, **_arguments_of(state, str(path)))
         load_checkpoint(model, state)
         return model.eval()
-    name = description["architecture"]
+    if not isinstance(description, dict) or not {"architecture", "pretrained_cfg"} <= description.keys():
+        raise FreqFormerError(f"the config.json of {path} describes no model of this package")
+    name = canonical_name(description["architecture"])
     if arch is not None and canonical_name(arch) != name:
         raise FreqFormerError(f"{path} holds {name}, not {arch}: leave out --arch or correct it")
-    model = create_model(name, num_classes=description["num_classes"], **description["model_args"])
-    model.pretrained_cfg = {**description["pretrained_cfg"], "label_names": description.get("label_names")}
+    arguments = {"num_classes": description.get("num_classes"), **description.get("model_args", {})}
+    model = create_model(name, **arguments)
+    label_names = description.get("label_names")
+    model.pretrained_cfg = {**model.pretrained_cfg, **description["pretrained_cfg"], "label_names": label_names}
     load_checkpoint(model, path)
     return model.eval()
 
 
-def _arguments_of(state: Mapping[str, Tensor], arch: str) -> dict[str, Any]:
+def _arguments_of(state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     """Number of classes and native image size that bare weights were made for."""
     names = from_official(state)
     state = {names.get(key, key): value for key, value in state.items()}
     arguments: dict[str, Any] = {"num_classes": state["head.weight"].shape[0] if "head.weight" in state else 0}
     if "pos_embed" in state and "stem.proj.weight" in state:
         pos_embed = state["pos_embed"]
-        grid = square_grid(pos_embed) if pos_embed.ndim == 3 else pos_embed
+        grid = square_grid(pos_embed, where) if pos_embed.ndim == 3 else pos_embed
         patch = state["stem.proj.weight"].shape[-1]
         arguments["img_size"] = (grid.shape[1] * patch, grid.shape[2] * patch)
         arguments["in_chans"] = state["stem.proj.weight"].shape[1]

@@ -29,7 +29,9 @@ class Flags:
         """Add a flag that takes a value."""
         self.types[name] = type_
         if type_ is bool:
-            self.parser.add_argument(_dashed(name), action=ActionYesNo, nargs="?", default=default, help=text)
+            self.parser.add_argument(
+                _dashed(name), action=ActionYesNo(no_prefix="no-"), nargs="?", default=default, help=text
+            )
         else:
             self.parser.add_argument(_dashed(name), type=type_, default=default, required=required, help=text)
 
@@ -90,7 +92,7 @@ class Flags:
         """
         given = [] if defaults is None else ["--config", str(defaults)]
         try:
-            parsed = self.parser.parse_args([*given, *self._normalise(words)])
+            parsed = self.parser.parse_args([*given, *_config_first(self._normalise(words))])
         except (ArgumentError, TypeError, ValueError) as error:
             raise FreqFormerError(self._explain(str(error))) from error
         return {key: value for key, value in parsed.as_dict().items() if key != "config"}
@@ -106,7 +108,9 @@ class Flags:
             flag, equals, value = word.partition("=")
             name = flag.removeprefix("--").replace("-", "_")
             self._require_known(flag, name)
-            flag = _dashed(name)
+            # Below a dictionary the key is the user's own.
+            head, dot, tail = flag.removeprefix("--").partition(".")
+            flag = _dashed(head) + dot + tail
             following = words[place + 1] if place + 1 < len(words) else "--"
             if equals:
                 result.append(f"{flag}={self._plain_value(name, value)}")
@@ -122,7 +126,7 @@ class Flags:
         return "null" if optional and value.lower() == "none" else value
 
     def _require_known(self, flag: str, name: str) -> None:
-        known = {"help", *self.types, *(f"no_{n}" for n, type_ in self.types.items() if type_ is bool)}
+        known = {"help", "print_config", *self.types, *(f"no_{n}" for n, type_ in self.types.items() if type_ is bool)}
         if name.split(".")[0] in known:
             return
         near = difflib.get_close_matches(name, known, n=1)
@@ -142,6 +146,19 @@ class Flags:
         for name in self.types:
             text = re.sub(rf"(?<![\w-]){name}(?!\w)", _dashed(name), text)
         return text
+
+
+def _config_first(words: list[str]) -> list[str]:
+    """The config file before the other flags, so that what is typed wins wherever it stands."""
+    first: list[str] = []
+    rest: list[str] = []
+    for place, word in enumerate(words):
+        is_value = place > 0 and words[place - 1] == "--config"
+        (first if word == "--config" or word.startswith("--config=") or is_value else rest).append(word)
+    path = Path(first[-1].removeprefix("--config=")) if first else None
+    if path is not None and not path.is_file():
+        raise FreqFormerError(f"there is no config file {path}")
+    return [*first, *rest]
 
 
 def _dashed(name: str) -> str:

@@ -4,6 +4,8 @@ import json
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,6 +17,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from ..checkpoints import save_model, write_whole
 from .pictures import draw_curves
 from .storage import METRICS
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
@@ -119,13 +123,27 @@ class StopOnSignal(Checkpoint):
     def __init__(self, last: Path) -> None:
         self.last = last
         self._received: int | None = None
-        self._previous: dict[int, Any] = {}
+        self._training = False
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take over the signals for a whole run; only a process's main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = {number: signal.getsignal(number) for number in _SIGNALS}
+        self._install()
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the signals; only a process's main thread can."""
+        """Take the signals back from Lightning, which has just set its own handlers."""
+        self._training = True
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._receive)
+            self._install()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -140,20 +158,19 @@ class StopOnSignal(Checkpoint):
         if self._received is not None:
             raise Interrupted(self._received, self.last)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on nothing is left to save."""
+        self._training = False
+
+    def _install(self) -> None:
+        for number in _SIGNALS:
+            signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None:
+        if self._received is not None or not self._training:
             raise Interrupted(number, self.last)
         self._received = number
-        print(
-            f"{signal.Signals(number).name}: finishing the step, then saving; once more stops at once",
-            flush=True,
-        )
+        print(f"{signal.Signals(number).name}: finishing the step, then saving; once more stops at once", flush=True)
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:

@@ -23,26 +23,35 @@ class RunData(LightningDataModule):
         super().__init__()
         self.config, self.train, self.val = config, train, val
 
-    def train_dataloader(self) -> DataLoader:
-        """Batches of the current epoch that are still to come."""
-        trainer = self.trainer
-        assert trainer is not None
+    def sampler(self, rank: int = 0, world_size: int = 1) -> EpochBatchSampler:
+        """The order of training, from wherever the Trainer's counter stands when it is iterated.
+
+        Raises:
+            FreqFormerError: the training split is smaller than one batch.
+        """
         sampler = EpochBatchSampler(
             len(self.train),  # type: ignore[arg-type]
             self.config.batch_size,
             self.config.seed,
-            lambda: divmod(trainer.fit_loop.epoch_loop.batch_progress.total.ready, len(sampler)),
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
+            lambda: divmod(self._batches_done(), len(sampler)),
+            rank=rank,
+            world_size=world_size,
         )
-        return DataLoader(self.train, batch_sampler=sampler, **self._workers())
+        return sampler
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the current epoch that are still to come."""
+        assert self.trainer is not None
+        sampler = self.sampler(self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(self.train, batch_sampler=sampler, **worker_arguments(self.config.num_workers))
 
     def val_dataloader(self) -> DataLoader:
         """The validation split, in order."""
         return evaluation_loader(self.val, self.config.batch_size, self.config.num_workers)
 
-    def _workers(self) -> dict[str, Any]:
-        return worker_arguments(self.config.num_workers)
+    def _batches_done(self) -> int:
+        assert self.trainer is not None
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
 def evaluation_loader(samples: Dataset, batch_size: int, num_workers: int) -> DataLoader:

@@ -15,7 +15,7 @@ from ..checkpoints import write_whole
 from ..data import open_images
 from ..errors import FreqFormerError
 from ..factory import load_model
-from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples
+from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples, require, require_size
 from .datamodule import evaluation_loader
 from .lightning import progress_bars, quiet, resolve_precision, wrong_settings
 
@@ -62,6 +62,10 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     Raises:
         FreqFormerError: an unusable checkpoint or data set, or one with other classes.
     """
+    require(config.batch_size >= 1, "--batch-size", "at least 1", config.batch_size)
+    require(config.num_workers >= 0, "--num-workers", "0 or more", config.num_workers)
+    require(config.crop_pct is None or 0 < config.crop_pct <= 1, "--crop-pct", "above 0, at most 1", config.crop_pct)
+    require_size(config.input_size)
     if config.per_class is not None and not Path(config.per_class).parent.is_dir():
         raise FreqFormerError(f"cannot write {config.per_class}: its folder does not exist")
     model = load_model(config.model_path, arch=config.arch)
@@ -106,7 +110,11 @@ def validate(task: Task, loader: DataLoader, precision: str, accelerator: str) -
                 enable_checkpointing=False,
             )
         started = time.monotonic()
-        (metrics,) = trainer.validate(task, loader, verbose=False)
+        try:
+            (metrics,) = trainer.validate(task, loader, verbose=False)
+        except SystemExit as error:
+            # Lightning's answer to Ctrl-C.
+            raise KeyboardInterrupt from error
         seconds = time.monotonic() - started
     images = len(loader.dataset)  # type: ignore[arg-type]
     return {

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import yaml
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ..checkpoints import read_description, read_weights, require_training_state, write_whole
+from ..checkpoints import epochs_done, read_description, read_weights, write_whole
 from ..data import mix
 from ..errors import FreqFormerError
 from ..tasks import RunConfig
@@ -39,61 +39,59 @@ def run(config: RunConfig) -> dict[str, Any]:
         FreqFormerError: unusable settings, data, checkpoint or output folder.
         Interrupted: a signal stopped the run; its state is saved.
     """
-    if config.epochs < 1:
-        raise FreqFormerError(f"--epochs must be at least 1, not {config.epochs}")
+    config.check()
     folder = Path(config.output_dir or config.default_output_dir())
     checkpoint = _checkpoint_to_resume(config, folder)
     finished = _finished(config, folder)
     if finished is not None:
-        print(
-            f"{folder} is a finished run of {len(finished['epochs'])} epochs; nothing is left to do",
-            flush=True,
-        )
+        print(f"{folder} is a finished run of {len(finished['epochs'])} epochs; nothing is left to do", flush=True)
         return finished
 
     keep_freed_memory()
     torch.manual_seed(mix(config.seed))
     task, train, val = config.build()
     data = RunData(config, train, val)
+    task.steps_per_epoch = len(data.sampler())
+    best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
+    record = Record(folder)
+    stop = StopOnSignal(last_checkpoint(folder))
+    with quiet(), wrong_settings():
+        trainer = _trainer(config, folder, task.monitor, [record, best, stop])
+    # Whatever can be refused is refused before the folder is touched.
+    task.optimization(task.steps_per_epoch)
     if checkpoint is not None and read_description(checkpoint) != task.describe():
         raise FreqFormerError(f"{checkpoint} holds another model than this run's: check the model, size and data set")
-    prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
     parameters = sum(p.numel() for p in task.model.parameters())
     require_space(folder, parameters)
+    prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
     settings = {**asdict(config), "output_dir": str(folder), "resume": None, "overwrite": False}
     text = yaml.safe_dump(settings, sort_keys=False)
     write_whole(folder / CONFIG, lambda path: path.write_text(text))
 
-    best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
-    record = Record(folder)
-    with quiet(), wrong_settings():
-        trainer = _trainer(config, folder, task.monitor, record, best)
     print(
         f"{type(task).__name__}: {parameters / 1e6:.2f} M parameters, {len(train)} training and "  # type: ignore[arg-type]
         f"{len(val)} validation images, precision {trainer.precision}, folder {folder}",  # type: ignore[arg-type]
         flush=True,
     )
     started = time.monotonic()
-    with quiet():
+    with stop.watching(), quiet():
         try:
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except torch.OutOfMemoryError as error:
             raise FreqFormerError(f"out of memory with --batch-size {config.batch_size}: lower it") from error
-    seconds = round(time.monotonic() - started, 2)
-
-    best.export()
-    task.model.load_state_dict(read_weights(folder))
-    figures = validate(task, data.val_dataloader(), config.precision, config.accelerator)
+        seconds = round(time.monotonic() - started, 2)
+        best.export()
+        task.model.load_state_dict(read_weights(folder))
+        figures = validate(task, data.val_dataloader(), config.precision, config.accelerator)
     task.draw(folder)
     metrics = {"epochs": record.history, "best": figures, "train_seconds": seconds}
     write_metrics(folder, metrics)
     return metrics
 
 
-def _trainer(config: RunConfig, folder: Path, monitor: str, record: Record, best: BestModel) -> Trainer:
+def _trainer(config: RunConfig, folder: Path, monitor: str, own: list[Callback]) -> Trainer:
     bars = progress_bars()
     logs = CSVLogger(folder, name="logs")
-    last = last_checkpoint(folder)
     return Trainer(
         max_epochs=config.epochs,
         accelerator=config.accelerator,
@@ -102,14 +100,12 @@ def _trainer(config: RunConfig, folder: Path, monitor: str, record: Record, best
         gradient_clip_val=config.clip_grad,
         deterministic=config.deterministic,
         callbacks=[
-            record,
             *([EMAWeightAveraging(decay=config.model_ema_decay)] if config.model_ema else []),
             *bars,
-            # Lightning calls these last, in this order.
-            _keep(best.best, monitor),
-            _keep(last, None),
-            best,
-            StopOnSignal(last),
+            # Lightning calls those that keep checkpoints last, in this order.
+            _keep(folder / CHECKPOINTS / "best.ckpt", monitor),
+            _keep(last_checkpoint(folder), None),
+            *own,
         ],
         logger=[logs, TensorBoardLogger(folder, name="logs", version=logs.version, default_hp_metric=False)],
         plugins=[WholeFiles()],
@@ -147,9 +143,14 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path) -> Path | None:
             return None
     else:
         checkpoint = Path(config.resume)
-        if (folder / CONFIG).exists() and folder.resolve() not in checkpoint.resolve().parents:
+        outside = folder.resolve() not in checkpoint.resolve().parents
+        if (folder / CONFIG).exists() and outside:
             raise FreqFormerError(f"{folder} holds another run than {checkpoint}: choose another --output-dir")
-    require_training_state(checkpoint)
+    epochs = epochs_done(checkpoint)
+    if epochs >= config.epochs and not (folder / CHECKPOINTS / "best.ckpt").exists():
+        raise FreqFormerError(
+            f"{checkpoint} has done its {epochs} epochs: raise --epochs, or resume it in its own folder"
+        )
     return checkpoint
 
 

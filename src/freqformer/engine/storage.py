@@ -69,8 +69,10 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
                 path.unlink(missing_ok=True)
     try:
         (folder / CHECKPOINTS).mkdir(exist_ok=True)
-        for leftover in folder.rglob(".*.tmp"):
-            leftover.unlink()
+        for place in (folder, folder / CHECKPOINTS):
+            for name in (*_OWN, "best.ckpt", "last.ckpt"):
+                for leftover in place.glob(f".{name}.*.tmp"):
+                    leftover.unlink()
         probe = folder / ".writable.tmp"
         probe.touch()
         probe.unlink()
@@ -90,7 +92,8 @@ def require_space(folder: Path, parameters: int) -> None:
         FreqFormerError: not enough free space.
     """
     needed = parameters * 4 * 4 * 3
-    free = shutil.disk_usage(folder).free
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise FreqFormerError(
             f"not enough disk for the checkpoints in {folder}: {needed / 2**20:.0f} MiB needed, "

@@ -57,5 +57,5 @@ def gfnet_b(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
 @register_model
 def test_gfnet(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
     """A tiny GFNet for tests: 32x32 images, a 4x4 grid."""
-    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_classes": 10}
+    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2}
     return _gfnet("test_gfnet", pretrained, kwargs, **tiny)

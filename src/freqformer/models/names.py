@@ -16,15 +16,19 @@ def model_names(pattern: str = "*") -> list[str]:
     return [name for name in list_models(pattern) if name in ours]
 
 
+def spelling(name: str) -> str:
+    """A paper's spelling of a name, or of a pattern of names, as this package spells it."""
+    ours = name.lower().replace("-", "_")
+    return ours + "i" if ours.endswith("_t") else ours
+
+
 def canonical_name(name: str) -> str:
     """Our name for a model, from ours or a paper's spelling (``gfnet-xs``, ``freqformer-t``, ``GFNet-XS``).
 
     Raises:
         FreqFormerError: no such model; the nearest names are suggested.
     """
-    candidate = name.lower().replace("-", "_")
-    if candidate.endswith("_t"):
-        candidate += "i"
+    candidate = spelling(name)
     names = model_names()
     if candidate in names:
         return candidate

@@ -6,6 +6,7 @@ from math import isqrt
 
 from torch import Tensor
 
+from ..errors import FreqFormerError
 from . import gfnet
 
 # One table of (pattern, replacement) for each official layout, told apart by a key that only it has.
@@ -27,16 +28,18 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, str]:
     return {}
 
 
-def square_grid(pos_embed: Tensor) -> Tensor:
+def square_grid(pos_embed: Tensor, where: str) -> Tensor:
     """An official position embedding (1, N, C) as a grid (1, H, W, C); official grids are square.
 
     Raises:
-        ValueError: N is not a square number.
+        FreqFormerError: N is not a square number; ``where`` says in what.
     """
     _, tokens, channels = pos_embed.shape
     side = isqrt(tokens)
     if side * side != tokens:
-        raise ValueError(f"the position embedding has {tokens} tokens, which is no square grid")
+        raise FreqFormerError(
+            f"{where} does not fit: its position embedding has {tokens} tokens, which is no square grid"
+        )
     return pos_embed.reshape(1, side, side, channels)
 
 

@@ -26,7 +26,6 @@ _TINY: dict[str, Any] = {
     "depth": 3,
     "spectral_depth": 2,
     "num_heads": 2,
-    "num_classes": 10,
 }
 
 default_cfgs = generate_default_cfgs(

@@ -1,7 +1,13 @@
 """One LightningModule per task."""
 
-from .classification import Classification, ClassificationConfig, evaluation_samples, model_transform
-from .config import RunConfig
+from .classification import (
+    Classification,
+    ClassificationConfig,
+    evaluation_samples,
+    model_transform,
+    require_size,
+)
+from .config import RunConfig, require
 from .task import Task
 
 __all__ = [
@@ -11,4 +17,6 @@ __all__ = [
     "Task",
     "evaluation_samples",
     "model_transform",
+    "require",
+    "require_size",
 ]

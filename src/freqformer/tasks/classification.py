@@ -15,10 +15,9 @@ from torchvision.transforms import v2
 
 from ..checkpoints import load_checkpoint
 from ..data import Images, Samples, eval_transform, open_images, train_transform
-from ..errors import FreqFormerError
 from ..factory import create_model
 from ..models import SpectralNet, canonical_name
-from .config import RunConfig
+from .config import RunConfig, require
 from .task import Batch, Task
 
 
@@ -60,6 +59,17 @@ class ClassificationConfig(RunConfig):
     """Share of the resized image that evaluation keeps; by default the model's."""
     interpolation: str = "bicubic"
     """How images are resized."""
+
+    def check(self) -> None:
+        """Refuse settings outside their range; raises FreqFormerError."""
+        super().check()
+        for name in ("drop", "drop_path", "smoothing", "reprob", "hflip"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"--{name.replace('_', '-')}", "between 0 and 1", value)
+        for name in ("mixup", "cutmix"):
+            require(getattr(self, name) >= 0, f"--{name}", "0 (off) or more", getattr(self, name))
+        require(self.crop_pct is None or 0 < self.crop_pct <= 1, "--crop-pct", "above 0, at most 1", self.crop_pct)
+        require_size(self.input_size)
 
     def build(self) -> tuple["Classification", Samples, Samples]:
         """The task and its training and validation samples.
@@ -200,6 +210,11 @@ class Classification(Task):
         }
 
 
+def require_size(size: int | tuple[int, int] | None) -> None:
+    """Raise FreqFormerError unless an input size has at least one pixel a side."""
+    require(size is None or min(to_2tuple(size)) >= 1, "--input-size", "at least 1", size)
+
+
 def evaluation_samples(model: SpectralNet, images: Images) -> Samples:
     """Images under the preprocessing that a model's ``pretrained_cfg`` names."""
     return Samples(images, model_transform(model))
@@ -232,9 +247,6 @@ def _make_model(config: ClassificationConfig, num_classes: int) -> SpectralNet:
 
 
 def _mixing(config: ClassificationConfig, classes: int) -> nn.Module | None:
-    for name in ("mixup", "cutmix"):
-        if getattr(config, name) < 0:
-            raise FreqFormerError(f"--{name} must be 0 (off) or more, not {getattr(config, name)}")
     choices: list[nn.Module] = []
     if config.mixup > 0:
         choices.append(v2.MixUp(alpha=config.mixup, num_classes=classes))

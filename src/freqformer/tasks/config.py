@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..errors import FreqFormerError
+
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
@@ -70,6 +72,33 @@ class RunConfig:
         """The run's folder when none is named."""
         return "runs/latest"
 
+    def check(self) -> None:
+        """Refuse settings outside their range.
+
+        Raises:
+            FreqFormerError: naming the flag.
+        """
+        require(self.epochs >= 1, "--epochs", "at least 1", self.epochs)
+        require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
+        require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
+        require(self.seed >= 0, "--seed", "0 or more", self.seed)
+        for name in ("lr", "min_lr", "warmup_lr", "weight_decay", "momentum"):
+            require(getattr(self, name) >= 0, f"--{name.replace('_', '-')}", "0 or more", getattr(self, name))
+        require(
+            self.lr_base_batch is None or self.lr_base_batch >= 1,
+            "--lr-base-batch",
+            "at least 1, or none",
+            self.lr_base_batch,
+        )
+        require(self.clip_grad is None or self.clip_grad > 0, "--clip-grad", "more than 0, or none", self.clip_grad)
+        require(
+            0 <= self.warmup() <= self.epochs,
+            "--warmup-epochs",
+            f"between 0 and --epochs {self.epochs}",
+            self.warmup_epochs,
+        )
+        require(0 <= self.model_ema_decay < 1, "--model-ema-decay", "between 0 and 1", self.model_ema_decay)
+
     def scaled_lr(self, processes: int = 1) -> float:
         """The learning rate of a run on a number of processes."""
         if self.lr_base_batch is None:
@@ -79,3 +108,9 @@ class RunConfig:
     def warmup(self) -> float:
         """The epochs of warm-up."""
         return min(5.0, self.epochs / 5) if self.warmup_epochs is None else self.warmup_epochs
+
+
+def require(holds: bool, flag: str, range_: str, value: object) -> None:
+    """Raise FreqFormerError unless a flag's value is in its range."""
+    if not holds:
+        raise FreqFormerError(f"{flag} must be {range_}, not {value}")

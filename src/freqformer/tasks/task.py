@@ -10,12 +10,16 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ..data import mix
 from ..errors import FreqFormerError
 from .config import RunConfig
 
 Batch = dict[str, Any]
+
+# timm's schedules that are functions of the step alone, as exact resuming needs.
+_SCHEDULES = ("cosine", "tanh", "poly", "step", "multistep")
 
 
 class Task(LightningModule):
@@ -33,6 +37,9 @@ class Task(LightningModule):
         super().__init__()
         self.config = config
         self.model = model
+        self.steps_per_epoch: int | None = None
+        """Set by an engine that knows it; asking the Trainer would start its loader before a resumed run knows
+        where it stopped."""
         if config.compile:
             model.compile()
 
@@ -57,18 +64,31 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """timm's optimiser and schedule by name; the schedule is a pure function of the step."""
+        steps = self.steps_per_epoch or max(1, int(self.trainer.estimated_stepping_batches) // self.config.epochs)
+        optimizer, scheduler = self.optimization(steps, self.trainer.world_size)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def optimization(self, steps_per_epoch: int, processes: int = 1) -> tuple[Optimizer, Scheduler]:
+        """The optimiser and its schedule.
+
+        Raises:
+            FreqFormerError: timm has none of that name, or refuses its settings.
+        """
         config = self.config
         try:
             optimizer = create_optimizer_v2(
                 self.model,
                 opt=config.opt,
-                lr=config.scaled_lr(self.trainer.world_size),
+                lr=config.scaled_lr(processes),
                 weight_decay=config.weight_decay,
                 momentum=config.momentum,
             )
-        except (ValueError, AssertionError, KeyError) as error:
-            raise FreqFormerError(f"there is no optimiser {config.opt!r} in timm: {error}") from error
-        steps = int(self.trainer.estimated_stepping_batches)
+        except (ValueError, AssertionError, KeyError, TypeError) as error:
+            raise FreqFormerError(
+                f"timm refuses the optimiser --opt {config.opt} with these settings: {error}"
+            ) from error
+        if config.sched not in _SCHEDULES:
+            raise FreqFormerError(f"there is no schedule {config.sched!r}: choose one of {', '.join(_SCHEDULES)}")
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched=config.sched,
@@ -77,11 +97,10 @@ class Task(LightningModule):
             min_lr=config.min_lr,
             warmup_lr=config.warmup_lr,
             step_on_epochs=False,
-            updates_per_epoch=max(1, steps // config.epochs),
+            updates_per_epoch=steps_per_epoch,
         )
-        if scheduler is None:
-            raise FreqFormerError(f"there is no schedule {config.sched!r} in timm: try cosine, step or linear")
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        assert scheduler is not None
+        return optimizer, scheduler
 
     def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:  # type: ignore[override]
         """Set the learning rate of the step to come."""

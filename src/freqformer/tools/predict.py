@@ -58,13 +58,15 @@ def predict(
     was_training = model.training
     model.eval()
     predictions: list[Prediction] = []
-    while batch := list(islice(sources, batch_size)):
-        pixels = torch.stack([transform(_open(source)) for source in batch]).to(device)
-        probabilities, indices = model(pixels).float().softmax(-1).topk(min(top_k, len(names)))
-        for source, values, chosen in zip(batch, probabilities.tolist(), indices.tolist(), strict=True):
-            name = f"image {len(predictions)}" if isinstance(source, Image.Image) else str(source)
-            predictions.append(Prediction(name, chosen, [names[i] for i in chosen], values))
-    model.train(was_training)
+    try:
+        while batch := list(islice(sources, batch_size)):
+            pixels = torch.stack([transform(_open(source)) for source in batch]).to(device)
+            probabilities, indices = model(pixels).float().softmax(-1).topk(min(top_k, len(names)))
+            for source, values, chosen in zip(batch, probabilities.tolist(), indices.tolist(), strict=True):
+                name = f"image {len(predictions)}" if isinstance(source, Image.Image) else str(source)
+                predictions.append(Prediction(name, chosen, [names[i] for i in chosen], values))
+    finally:
+        model.train(was_training)
     return predictions
 
 

@@ -68,7 +68,11 @@ def quickstart(output_dir: str = "runs/quickstart") -> dict[str, float]:
 def _is_repeat(config: ClassificationConfig, folder: Path) -> bool:
     """Whether the folder holds an earlier quickstart, which may be replaced; another run may not."""
     kept = folder / "config.yaml"
-    return kept.is_file() and yaml.safe_load(kept.read_text()) == yaml.safe_load(yaml.safe_dump(asdict(config)))
+    if not kept.is_file():
+        return False
+    settings = yaml.safe_load(yaml.safe_dump(asdict(config)))
+    # The same folder may be spelt in several ways.
+    return {**yaml.safe_load(kept.read_text()), "output_dir": None} == {**settings, "output_dir": None}
 
 
 def _show(folder: Path, images: list[Image.Image], predictions: list[Prediction], truth: list[str]) -> None:
