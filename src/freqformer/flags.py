@@ -21,7 +21,9 @@ class Flags:
     """
 
     def __init__(self, prog: str, summary: str) -> None:
-        self.parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False, allow_abbrev=False)
+        self.parser = ArgumentParser(
+            prog=prog, description=summary, exit_on_error=False, allow_abbrev=False, print_config=None
+        )
         self.types: dict[str, Any] = {}
         self.optional_value: dict[str, str] = {}
 
@@ -126,7 +128,7 @@ class Flags:
         return "null" if optional and value.lower() == "none" else value
 
     def _require_known(self, flag: str, name: str) -> None:
-        known = {"help", "print_config", *self.types, *(f"no_{n}" for n, type_ in self.types.items() if type_ is bool)}
+        known = {"help", *self.types, *(f"no_{n}" for n, type_ in self.types.items() if type_ is bool)}
         if name.split(".")[0] in known:
             return
         near = difflib.get_close_matches(name, known, n=1)
