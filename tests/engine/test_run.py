@@ -293,8 +293,8 @@ WRONG = [
     (["--data-set", "FOLDER"], "--data-path"),
     (["--data-set", "FOLDER", "--data-path", "nowhere"], "nowhere"),
     (["--batch-size", "33"], "--batch-size"),
-    (["--batch-size", "0"], "batch size"),
-    (["--batch-size", "-4"], "batch size"),
+    (["--batch-size", "0"], "--batch-size"),
+    (["--batch-size", "-4"], "--batch-size"),
     (["--epochs", "0"], "--epochs"),
     (["--epochs", "-1"], "--epochs"),
     (["--mixup", "-1"], "--mixup"),
@@ -303,14 +303,14 @@ WRONG = [
     (["--crop-pct", "1.5"], "crop"),
     (["--num-workers", "-1"], "workers"),
     (["--limit-train", "0"], "at least 1"),
-    (["--lr", "-1"], "learning rate"),
+    (["--lr", "-1"], "--lr"),
     (["--lr-base-batch", "0"], "lr-base-batch"),
     (["--input-size", "0"], "size"),
     (["--input-size=-32"], "size"),
     (["--drop", "2"], "drop"),
     (["--drop-path", "2"], "drop"),
     (["--smoothing", "2"], "smoothing"),
-    (["--reprob", "2"], "erasing"),
+    (["--reprob", "2"], "--reprob"),
     (["--hflip", "-1"], "flip"),
     (["--aa", "nosuch"], "nosuch"),
     (["--interpolation", "nosuch"], "nosuch"),
@@ -346,13 +346,13 @@ def test_after_a_refusal_the_corrected_command_runs(command, words, tmp_path, wr
 @pytest.mark.parametrize("wrong", [["--opt", "adamww"], ["--lr", "-1"], ["--opt", "sgd", "--momentum", "-3"]])
 def test_a_wrong_number_is_not_called_a_wrong_optimiser(refused, words, tmp_path, wrong):
     line = refused(*words(tmp_path / "run", *wrong))
-    assert ("there is no optimiser" in line) == (wrong[1] == "adamww")
+    assert ("optimiser" in line) == (wrong[1] == "adamww")
 
 
 def test_the_schedules_that_are_suggested_exist(refused, words, tmp_path):
     line = refused(*words(tmp_path / "run", "--sched", "nosuch"))
     optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=1.0)
-    for name in line.rpartition("try ")[2].replace(" or ", ", ").strip().split(", "):
+    for name in line.rpartition("choose one of ")[2].strip().split(", "):
         create_scheduler_v2(optimizer, sched=name, num_epochs=2)
 
 
