@@ -8,7 +8,7 @@ import argparse
 import freqformer
 from freqformer.tasks import ClassificationConfig
 
-EPOCHS = {"CIFAR10": 20, "FASHION_MNIST": 8}
+EPOCHS = {"CIFAR10": 20, "FASHION_MNIST": 14}
 
 
 def main() -> None:

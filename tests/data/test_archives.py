@@ -252,9 +252,7 @@ def test_the_cache_is_used_and_follows_the_shard(tmp_path, cache):
 
 
 def test_shards_never_leave_the_cache(tmp_path):
-    put_shard(
-        tmp_path / "test.tar", [1], extra=[("../../escape.png", image_bytes(9)), ("../../escape.cls", b"2")]
-    )
+    put_shard(tmp_path / "test.tar", [1], extra=[("../../escape.png", image_bytes(9)), ("../../escape.cls", b"2")])
     images = open_images("CIFAR10", tmp_path, "val")
     assert images.load(1).getpixel((0, 0)) == (9, 0, 0)
     assert not list(tmp_path.parent.rglob("escape*"))

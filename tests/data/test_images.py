@@ -52,9 +52,7 @@ def test_palette_with_transparency_makes_no_warning():
 
 def test_sixteen_bit_grey_is_scaled():
     values = np.array([[0, 128, 129, 32896, 65535]], dtype=np.uint16)
-    np.testing.assert_array_equal(
-        pixels(encode(Image.fromarray(values), "PNG"))[0, :, 0], [0, 0, 1, 128, 255]
-    )
+    np.testing.assert_array_equal(pixels(encode(Image.fromarray(values), "PNG"))[0, :, 0], [0, 0, 1, 128, 255])
     pgm = b"P5 2 1 65535\n" + bytes([0x80, 0x80, 0xFF, 0xFF])
     np.testing.assert_array_equal(pixels(pgm)[0, :, 0], [128, 255])
 

@@ -110,9 +110,7 @@ def test_erasing_puts_noise():
     assert found.unique().numel() > 20
 
 
-@pytest.mark.parametrize(
-    "aa", ["rant-m9", "rand-mm9", "rand-incl", "rand-m9-", "augmix-x3", "rand-mstdinf", "random"]
-)
+@pytest.mark.parametrize("aa", ["rant-m9", "rand-mm9", "rand-incl", "rand-m9-", "augmix-x3", "rand-mstdinf", "random"])
 def test_bad_policy(aa):
     with pytest.raises(FreqFormerError, match=f"augmentation '{aa}'"):
         train_transform((32, 32), aa=aa, **NORM)
