@@ -5,6 +5,8 @@ python benchmarks/small_images.py CIFAR10 --data-path DIR --output-dir runs/cifa
 
 import argparse
 
+from record import record
+
 import freqformer
 from freqformer.tasks import ClassificationConfig
 
@@ -30,7 +32,9 @@ def main() -> None:
         warmup_epochs=2,
         **vars(args),
     )
-    print(freqformer.train(config)["best"])
+    metrics = freqformer.train(config)
+    name = f"freqformer_n-{args.data_set.lower().replace('_', '-')}"
+    print(record(name, metrics))
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def test_a_schedule_that_an_error_recommends_exists():
         trainer(steps=1).fit(
             Classification(config(sched="nonsense"), num_classes=10), DataLoader(random_pairs(4), batch_size=4)
         )
-    for sched in str(caught.value).split("try ")[1].replace(" or ", ", ").split(", "):
+    for sched in str(caught.value).rpartition("choose one of ")[2].split(", "):
         task = Classification(config(sched=sched), num_classes=10)
         trainer(steps=1).fit(task, DataLoader(random_pairs(4), batch_size=4))
 

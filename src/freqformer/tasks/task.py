@@ -28,6 +28,9 @@ class Task(LightningModule):
     Args:
         config: the run's settings.
         model: the network; its checkpoint keys begin with ``model.``.
+
+    Raises:
+        FreqFormerError: a setting is outside its range.
     """
 
     monitor: str
@@ -35,6 +38,7 @@ class Task(LightningModule):
 
     def __init__(self, config: RunConfig, model: nn.Module) -> None:
         super().__init__()
+        config.check()
         self.config = config
         self.model = model
         self.steps_per_epoch: int | None = None
