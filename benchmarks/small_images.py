@@ -10,26 +10,29 @@ from record import record
 import freqformer
 from freqformer.tasks import ClassificationConfig
 
-EPOCHS = {"CIFAR10": 20, "FASHION_MNIST": 14}
+# Crops and flips alone: so few epochs leave nothing to regularise.
+SETTINGS = {
+    "CIFAR10": {"epochs": 20, "lr": 1.5e-3},
+    # Its things are centred, and larger shifts of them only slow the learning.
+    "FASHION_MNIST": {"epochs": 20, "lr": 1e-3, "batch_size": 64, "input_size": 28, "crop_padding": 1},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data_set", choices=EPOCHS)
+    parser.add_argument("data_set", choices=SETTINGS)
     parser.add_argument("--data-path", required=True)
     parser.add_argument("--output-dir", required=True)
     parser.add_argument("--resume", action="store_const", const="last")
     args = parser.parse_args()
-    # Crops and flips alone: so few epochs leave nothing to regularise.
     config = ClassificationConfig(
         arch="freqformer_n",
-        epochs=EPOCHS[args.data_set],
-        lr=1.5e-3,
         lr_base_batch=None,
         mixup=0,
         cutmix=0,
         aa="none",
         warmup_epochs=2,
+        **SETTINGS[args.data_set],
         **vars(args),
     )
     metrics = freqformer.train(config)

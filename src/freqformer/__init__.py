@@ -10,7 +10,7 @@ _PUBLIC = {
     "FreqFormerError": ("freqformer.errors", "FreqFormerError"),
     "create_model": ("freqformer.factory", "create_model"),
     "evaluate": ("freqformer.engine", "evaluate"),
-    "load_checkpoint": ("freqformer.checkpoints", "load_checkpoint"),
+    "load_checkpoint": ("freqformer.models", "load_checkpoint"),
     "load_model": ("freqformer.factory", "load_model"),
     "predict": ("freqformer.tools", "predict"),
     "train": ("freqformer.engine", "run"),

@@ -6,105 +6,20 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import FreqFormerError
-from .models.official import from_official, square_grid
-from .ops import stretch_filter, stretch_position
 
 # Names under which training scripts keep the state dict, the averaged weights first.
 _WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict")
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-
-
-@dataclass
-class LoadReport:
-    """What `load_checkpoint` did: every key of the file and of the model is accounted for."""
-
-    mapped: dict[str, str] = field(default_factory=dict)
-    """Official key to ours, where they differ."""
-    resampled: list[str] = field(default_factory=list)
-    """Filters and position embeddings fitted to the model's grid."""
-    left_out: list[str] = field(default_factory=list)
-    """Classifier tensors for another number of classes; the model keeps its own."""
-
-    def __str__(self) -> str:
-        parts = []
-        if self.mapped:
-            parts.append(f"{len(self.mapped)} keys mapped from the official layout")
-        if self.resampled:
-            parts.append(f"{len(self.resampled)} tensors resampled to the model's grid (stretch)")
-        if self.left_out:
-            parts.append(f"left out, for another number of classes: {', '.join(self.left_out)}")
-        return "; ".join(parts) or "loaded as it is"
-
-
-def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) -> LoadReport:
-    """Load weights of this package or of the official codes into a model, fitted to its grid.
-
-    Args:
-        model: a model of this package.
-        source: a weight file (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``), a run's folder, or a state
-            dict (with or without the wrappers that training scripts put around it).
-
-    Returns:
-        What was mapped, resampled and left out.
-
-    Raises:
-        FreqFormerError: an unreadable file, or keys or shapes that nothing explains.
-    """
-    where = str(source) if isinstance(source, (str, Path)) else "the state dict"
-    state = unwrap(source) if isinstance(source, Mapping) else read_weights(source)
-    names = from_official(state)
-    report = LoadReport(mapped={theirs: ours for theirs, ours in names.items() if theirs != ours})
-    state = {names.get(key, key): value for key, value in state.items()}
-
-    own = model.state_dict()
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    classifier = _classifier_keys(own)
-    if classifier and not any(key in state for key in classifier):
-        # A headless file: the model keeps its fresh classifier.
-        report.left_out += sorted(classifier)
-        missing = [key for key in missing if key not in classifier]
-    elif not classifier:
-        # A headless model: the file's classifier has no place.
-        report.left_out += [key for key in unexpected if key.startswith("head.")]
-        unexpected = [key for key in unexpected if not key.startswith("head.")]
-    misfits = []
-    for key in own.keys() & state.keys():
-        value = state[key].to(own[key].dtype)
-        if key == "pos_embed" and value.ndim == 3:
-            value = square_grid(value, where)
-        fitted = _fit(key, value, own[key])
-        if fitted.shape == own[key].shape:
-            if fitted.shape != value.shape:
-                report.resampled.append(key)
-            state[key] = fitted
-        elif key in classifier:
-            report.left_out.append(key)
-        else:
-            misfits.append(f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}")
-    problems = [
-        f"{what}: {_some(keys)}"
-        for what, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misfits))
-        if keys
-    ]
-    if problems:
-        raise FreqFormerError(f"{where} does not fit {type(model).__name__}: {'; '.join(problems)}")
-    report.resampled.sort()
-    report.left_out.sort()
-    keep = {key: own[key] if key in report.left_out else state[key] for key in own}
-    model.load_state_dict(keep)
-    return report
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -240,24 +155,3 @@ def _open_safetensors(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise FreqFormerError(f"cannot read {path}: truncated or not a safetensors file ({error})") from error
-
-
-def _classifier_keys(state: Mapping[str, Tensor]) -> set[str]:
-    return {key for key in state if key in ("head.weight", "head.bias")}
-
-
-def _fit(key: str, value: Tensor, own: Tensor) -> Tensor:
-    """A filter or a position embedding on the model's own grid; anything else as it is."""
-    if value.shape == own.shape or value.ndim != own.ndim:
-        return value
-    if key == "pos_embed":
-        return stretch_position(value, (own.shape[1], own.shape[2]))
-    if key.endswith("complex_weight"):
-        # A half-spectrum's width belongs to two grid widths; stretch asks only for its own columns.
-        return stretch_filter(value, (own.shape[0], 2 * (own.shape[1] - 1)))
-    return value
-
-
-def _some(keys: list[str], most: int = 6) -> str:
-    rest = len(keys) - most
-    return ", ".join(keys[:most]) + (f" and {rest} more" if rest > 0 else "")

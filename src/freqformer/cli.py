@@ -97,10 +97,16 @@ def _models(flags: "Flags", words: list[str]) -> int:
     flags.positional("pattern", "shell pattern of the names to list", default="*")
     flags.switch("json", "print one JSON object a model")
     args = flags.parse(words)
-    from .models import spelling
+    from rich.console import Console
+    from rich.progress import track
+
+    from .models import model_names, spelling
     from .tools import list_models
 
-    rows = list_models(spelling(args["pattern"]))
+    names = model_names(spelling(args["pattern"]))
+    screen = Console(stderr=True)
+    shown = track(names, "counting", console=screen, transient=True, disable=not screen.is_terminal)
+    rows = [row for name in shown for row in list_models(name)]
     if not rows:
         raise FreqFormerError(f"no model matches {args['pattern']!r}: `freqformer models` lists all")
     if args["json"]:
@@ -108,13 +114,16 @@ def _models(flags: "Flags", words: list[str]) -> int:
             print(json.dumps(asdict(row)))
         return 0
     _table(
-        ["name", "parameters", "GMACs", "spectral GMACs", "native input"],
+        ["name", "parameters", "printed", "GMACs", "printed", "spectral GMACs", "printed top-1", "native input"],
         [
             [
                 row.name,
                 f"{row.parameters / 1e6:.2f} M",
+                row.published_parameters or "-",
                 f"{row.gmacs:.3f}",
+                row.published_flops or "-",
                 f"{row.spectral_gmacs:.4f}",
+                f"{row.published_top1}" if row.published_top1 else "-",
                 "x".join(map(str, row.input_size)),
             ]
             for row in rows

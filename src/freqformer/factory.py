@@ -5,21 +5,24 @@ from pathlib import Path
 from typing import Any, cast
 
 import timm
+import torch
 from torch import Tensor
 
-from .checkpoints import load_checkpoint, read_description, read_weights
+from .checkpoints import read_description, read_weights
 from .errors import FreqFormerError
-from .models import SpectralNet, canonical_name
-from .models.official import from_official, square_grid
+from .models import SpectralNet, canonical_name, load_checkpoint
+from .models.loading import native_grid
+from .models.official import to_canonical
 
 
 def create_model(name: str, *, checkpoint: str | Path | None = None, **arguments: Any) -> SpectralNet:
-    """Make a model of this package.
+    """Make a model of this package, as ``timm.create_model`` does once ``freqformer.models`` is imported.
 
     Args:
         name: ours or a paper's spelling, such as ``"gfnet_xs"`` or ``"gfnet-xs"``.
         checkpoint: weights to load, of this package or of the official codes.
-        **arguments: the model's own keywords: ``num_classes``, ``img_size``, ``num_heads`` ...
+        **arguments: the model's own keywords, ``num_classes``, ``img_size``, ``in_chans``, ``resample`` ..., and
+            timm's, ``pretrained``, ``features_only``, ``out_indices``.
 
     Returns:
         The model, in training mode.
@@ -54,7 +57,7 @@ def load_model(path: str | Path, *, arch: str | None = None) -> SpectralNet:
         if arch is None:
             raise FreqFormerError(f"{path} does not say which model it is: name it with --arch")
         state = read_weights(path)
-        model = create_model(arch, **_arguments_of(state, str(path)))
+        model = create_model(arch, **_arguments_of(arch, state, str(path)))
         load_checkpoint(model, state)
         return model.eval()
     if not isinstance(description, dict) or not {"architecture", "pretrained_cfg"} <= description.keys():
@@ -70,15 +73,35 @@ def load_model(path: str | Path, *, arch: str | None = None) -> SpectralNet:
     return model.eval()
 
 
-def _arguments_of(state: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    """Number of classes and native image size that bare weights were made for."""
-    names = from_official(state)
-    state = {names.get(key, key): value for key, value in state.items()}
-    arguments: dict[str, Any] = {"num_classes": state["head.weight"].shape[0] if "head.weight" in state else 0}
-    if "pos_embed" in state and "stem.proj.weight" in state:
-        pos_embed = state["pos_embed"]
-        grid = square_grid(pos_embed, where) if pos_embed.ndim == 3 else pos_embed
-        patch = state["stem.proj.weight"].shape[-1]
-        arguments["img_size"] = (grid.shape[1] * patch, grid.shape[2] * patch)
-        arguments["in_chans"] = state["stem.proj.weight"].shape[1]
-    return arguments
+def _arguments_of(arch: str, official: Mapping[str, Tensor], where: str) -> dict[str, Any]:
+    """Number of classes and channels, native image size and token labels that bare weights were made for."""
+    state, _ = to_canonical(official, where)
+    with torch.device("meta"):
+        model = create_model(arch)
+    classifier = model.pretrained_cfg["classifier"]
+    head = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
+    arguments: dict[str, Any] = {"num_classes": state[head].shape[0] if head in state else 0}
+    if model.token_label:
+        arguments["token_label"] = "token_head.weight" in state
+    first_conv = state.get(f"{model.pretrained_cfg['first_conv']}.weight")
+    if first_conv is not None:
+        arguments["in_chans"] = first_conv.shape[1]
+    size = _image_size(model, state)
+    return arguments if size is None else {**arguments, "img_size": size}
+
+
+def _image_size(model: SpectralNet, state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """The native image size that a position embedding or filters tell, unless it is the model's own."""
+    for key, own in model.state_dict().items():
+        if key not in state or not (key == "pos_embed" or key.endswith("complex_weight")):
+            continue
+        stored = state[key]
+        if stored.shape == own.shape:
+            return None
+        stride = model.stem.stride
+        if key == "pos_embed":
+            return stored.shape[1] * stride, stored.shape[2] * stride
+        height, width = native_grid(stored.shape[0], stored.shape[1])
+        stride *= 2 ** int(key.split(".")[1])
+        return height * stride, width * stride
+    return None

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.layers import Mlp
 
 from freqformer.layers import Attention, Block, GlobalFilter, Stage
 
@@ -95,7 +96,7 @@ def test_the_first_and_the_last_frequency_stay_where_they_are():
 
 
 def test_a_filter_says_its_size():
-    assert "dim=3" in repr(mixer(4, 6))
+    assert "filters=3" in repr(mixer(4, 6))
     assert "(4, 6)" in repr(mixer(4, 6))
 
 
@@ -108,7 +109,7 @@ def test_a_block_with_silent_parts(mixer_residual):
             return 0 * x
 
     torch.manual_seed(0)
-    block = Block(8, Zero(), 2.0, mixer_residual=mixer_residual, drop_path=0.0).double()
+    block = Block(8, Zero(), Mlp(8, 16), mixer_residual=mixer_residual, drop_path=0.0).double()
     x = grid(2, 3, 4, 8)
     inner = x if mixer_residual else torch.zeros_like(x)
     torch.testing.assert_close(block(x), x + block.mlp(F.layer_norm(inner, (8,), eps=1e-6)))
@@ -116,6 +117,6 @@ def test_a_block_with_silent_parts(mixer_residual):
 
 def test_a_stage_runs_its_blocks_in_order():
     torch.manual_seed(0)
-    blocks = [Block(8, Attention(8, 2), 2.0, mixer_residual=True, drop_path=0.0).double() for _ in range(2)]
+    blocks = [Block(8, Attention(8, 2), Mlp(8, 16), mixer_residual=True, drop_path=0.0).double() for _ in range(2)]
     x = grid(1, 3, 3, 8)
     torch.testing.assert_close(Stage(blocks)(x), blocks[1](blocks[0](x)))

@@ -34,17 +34,23 @@ def _normal(shape, seed):
 
 
 def _weight(key, shape):
-    """One tensor by the golden README's rules, those that isotropic models need."""
+    """One tensor by the golden README's rules."""
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros(shape, dtype=torch.int64)
     z = _normal(shape, zlib.crc32(key.encode()))
-    if key.endswith("complex_weight"):
+    if key.endswith("running_var"):
+        z = 1 + 0.1 * np.abs(z)
+    elif key.endswith("running_mean"):
+        z = 0.1 * z
+    elif "complex_weight" in key.rpartition(".")[2]:
         z = 0.5 * z
     elif key == "pos_embed":
         z = 0.2 * z
-    elif len(shape) == 1:
+    elif len(shape) <= 1 or math.prod(shape) == 1:
         z = 0.1 * z if key.endswith("bias") else 1 + 0.1 * z
     else:
         z = z / math.sqrt(math.prod(shape[1:]))  # a Python number: the division stays in float32
-    return torch.from_numpy(z)
+    return torch.from_numpy(np.asarray(z, dtype=np.float32))
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,12 @@ from freqformer.models import canonical_name, model_names
 from freqformer.tools import list_models
 
 NAMES = model_names()
+ENDS = r"pos_embed|(norm|head|token_head|head\.(fc1|norm|fc2))\.(weight|bias)"
+SHRINK = r"(pre_norm|proj|post_norm)\.(weight|bias)"
 KEY = re.compile(
-    r"pos_embed|(stem\.proj|norm|head)\.(weight|bias)|stages\.\d+\.blocks\.\d+\."
-    r"((norm1|norm2|mlp\.fc1|mlp\.fc2|token_mixer\.(qkv|proj))\.(weight|bias)|token_mixer\.complex_weight)"
+    rf"{ENDS}|stem\.({SHRINK}|shrink\.{SHRINK}|conv\.\d\.\w+)|pool\.(norm1|norm2|attn\.\w+|mlp\.\w+)\.(weight|bias)|"
+    rf"stages\.\d\.(downsample\.{SHRINK}|norm\.(weight|bias)|blocks\.\d+\.((norm1|norm2|mlp\.\w+)\.(weight|bias|scale)|"
+    r"token_mixer\.[a-z0-9_.]+|(layer_scale|residual_scale[12])\.gamma))"
 )
 
 
@@ -29,13 +32,19 @@ def shapes():
     return make
 
 
-def test_the_isotropic_families_are_registered():
-    papers = {f"{f}_{size}" for f in ("gfnet", "spectformer", "freqformer") for size in ("ti", "xs", "s", "b")}
-    assert papers | {"freqformer_n", "test_gfnet", "test_spectformer", "test_freqformer"} <= set(NAMES)
+def test_the_designs_names_are_registered():
+    isotropic = {f"{f}_{size}" for f in ("gfnet", "spectformer", "freqformer") for size in ("ti", "xs", "s", "b")}
+    pyramids = {f"gfnet_h_{size}" for size in ("ti", "s", "b")}
+    pyramids |= {f"{f}_h_{size}" for f in ("spectformer", "freqformer") for size in ("s", "b", "l")}
+    pyramids |= {f"{f}_{size}" for f in ("dfformer", "cdfformer") for size in ("s18", "s36", "m36", "b36")}
+    ablations = {"gfformer_s18", *(f"dfformer_s18_{change}" for change in ("gelu", "relu", "k2", "d8", "afno"))}
+    tiny = {"freqformer_n", "test_gfnet", "test_spectformer", "test_freqformer", "test_dfformer"}
+    assert isotropic | pyramids | ablations | tiny <= set(NAMES)
 
 
 def test_patterns_choose_names():
-    assert set(model_names("gfnet_*")) == {"gfnet_ti", "gfnet_xs", "gfnet_s", "gfnet_b"}
+    assert set(model_names("gfnet_?")) == {"gfnet_s", "gfnet_b"}
+    assert set(model_names("dfformer_?36")) == {"dfformer_s36", "dfformer_m36", "dfformer_b36"}
     assert model_names("resnet*") == []
 
 
@@ -50,18 +59,28 @@ def test_names_are_timms_entry_points_and_clash_with_none_of_its_own(name):
 def test_parameter_names_have_the_one_layout(shapes, name):
     keys = shapes(name)
     assert [key for key in keys if not KEY.fullmatch(key)] == []
-    blocks = {key.split(".")[3] for key in keys if ".blocks." in key}
-    filters = {key.split(".")[3] for key in keys if key.endswith("complex_weight")}
-    attentions = {key.split(".")[3] for key in keys if key.endswith("qkv.weight")}
-    assert blocks == {str(i) for i in range(len(blocks))} == filters | attentions
-    assert not filters & attentions
-    # Spectral blocks come first: all of GFNet's, 4 of the others (2 of the tiny ones).
-    spectral = len(blocks) if "gfnet" in name else 2 if name.startswith("test_") else 4
-    assert filters == {str(i) for i in range(spectral)}
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("gfnet_b", 43_120_616), ("spectformer_b", 57_159_656), ("freqformer_b", 57_159_656)]
+    "name", [n for n in NAMES if "former_h" not in n and re.match(r"(test_)?(gfnet|\w*qformer|spect)", n)]
+)
+def test_spectral_blocks_come_first(shapes, name):
+    keys = shapes(name)
+    blocks = {key.split(".blocks.")[0] + key.split(".")[3] for key in keys if ".blocks." in key}
+    filters = {key.split(".blocks.")[0] + key.split(".")[3] for key in keys if key.endswith("complex_weight")}
+    # All of GFNet's, 4 of the others (2 of the tiny ones).
+    spectral = len(blocks) if "gfnet" in name else 2 if name.startswith("test_") else 4
+    assert len(filters) == spectral
+    if "_h" not in name:
+        assert filters == {f"stages.0{i}" for i in range(spectral)}
+
+
+OFFICIAL_COUNTS: dict[str, int] = {}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("gfnet_b", 43_120_616), ("spectformer_b", 57_159_656), ("freqformer_b", 57_159_656), *OFFICIAL_COUNTS.items()],
 )
 def test_variants_without_vectors_have_the_published_size(name, parameters):
     (row,) = list_models(name)

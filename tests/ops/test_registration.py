@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from freqformer.ops import global_filter, use_lowering
+from freqformer.ops import afno, dynamic_filter, global_filter, use_lowering
 
 KINDS = ("complex", "real", "per-sample")
 
@@ -43,6 +43,60 @@ def test_a_compiled_graph_has_no_break_and_the_same_gradients(normal, filter_sha
     ours = torch.autograd.grad(compiled(x, weight).square().sum(), (x, weight))
     for a, b in zip(ours, eager, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def other_operations(normal):
+    """The operations beside the global filter, as (call, tensors)."""
+    x = normal(2, 6, 5, 4, seed=1, dtype=torch.float32)
+    bank, routing = normal(6, 3, 3, 2, seed=2, dtype=torch.float32), normal(2, 3, 4, seed=3, dtype=torch.float32)
+    weights = [
+        normal(*shape, seed=4, dtype=torch.float32) for shape in ((2, 2, 2, 3), (2, 2, 3), (2, 2, 3, 2), (2, 2, 2))
+    ]
+    return {"dynamic_filter": (dynamic_filter, (x, bank, routing)), "afno": (afno, (x, *weights))}
+
+
+@pytest.mark.parametrize("name", ["dynamic_filter_fft", "dynamic_filter_fft_weight_gradients", "rfft2", "irfft2"])
+def test_torchs_own_checks_of_the_other_operators(normal, name):
+    x, bank, routing = normal(2, 4, 5, 3), normal(4, 3, 2, 2, seed=1), normal(2, 2, 3, seed=2)
+    inputs = {
+        "dynamic_filter_fft": (x.requires_grad_(), bank.requires_grad_(), routing.requires_grad_()),
+        "dynamic_filter_fft_weight_gradients": (x.detach(), x.detach(), bank.detach(), routing.detach()),
+        "rfft2": (x.requires_grad_(),),
+        "irfft2": (normal(2, 4, 3, 3, 2).requires_grad_(), 5),
+    }[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.library.opcheck(getattr(torch.ops.freqformer, name).default, inputs)
+
+
+@pytest.mark.parametrize("lowering", ["fft", "dft"])
+@pytest.mark.parametrize("name", ["dynamic_filter", "afno"])
+def test_the_other_operations_compile_in_one_graph(normal, lowering, name):
+    call, tensors = other_operations(normal)[name]
+    tensors = [t.requires_grad_() for t in tensors]
+    torch.compiler.reset()
+    compiled = torch.compile(lambda *t: call(*t, lowering=lowering), fullgraph=True, backend="aot_eager")
+    y, expected = compiled(*tensors), call(*tensors, lowering=lowering)
+    torch.testing.assert_close(y, expected)
+    ours = torch.autograd.grad(y.square().sum(), tensors)
+    eager = torch.autograd.grad(expected.square().sum(), tensors)
+    for a, b in zip(ours, eager, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dynamic_filter", "afno"])
+def test_the_other_operations_export_without_complex_numbers(normal, name):
+    call, tensors = other_operations(normal)[name]
+
+    class Module(torch.nn.Module):
+        def forward(self, *t):
+            return call(*t)
+
+    program = torch.export.export(Module(), tensors)
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    assert not [v for v in values if isinstance(v, torch.Tensor) and v.is_complex()]
+    assert not [node for node in program.graph.nodes if "freqformer" in str(node.target)]
+    torch.testing.assert_close(program.module()(*tensors), call(*tensors))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from freqformer import FreqFormerError
-from freqformer.models import SpectralNet
+from freqformer.models.isotropic import isotropic
 from freqformer.tasks import Classification, ClassificationConfig, RunConfig
 
 # Lightning's advice, which tiny data sets do not need, and its own use of what torch deprecates.
@@ -171,7 +171,7 @@ def test_the_confusion_matrix_is_drawn(tmp_path):
 
 
 def test_a_model_of_ones_own():
-    model = SpectralNet(img_size=16, patch_size=4, embed_dim=16, depth=2, spectral_depth=1, num_heads=2, num_classes=3)
+    model = isotropic(img_size=16, patch_size=4, embed_dim=16, depth=2, spectral_depth=1, num_heads=2, num_classes=3)
     task = Classification(config(), model=model)
     assert task.model is model
     data = random_pairs(4, 3, size=16)

@@ -43,6 +43,7 @@ def train_transform(
     aa: str = "rand-m9-mstd0.5-inc1",
     reprob: float = 0.0,
     scale: tuple[float, float] = (0.08, 1.0),
+    padding: int | None = None,
 ) -> Transform:
     """Build the training transform of DeiT and GFNet.
 
@@ -57,6 +58,7 @@ def train_transform(
         aa: timm's policy, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4", "original"; "" or "none" is off.
         reprob: probability of erasing a rectangle with noise.
         scale: smallest and largest part of the image's area that a resized crop takes.
+        padding: zeros around sizes up to 32 before the crop, in pixels; an eighth of the side when None.
 
     Returns:
         A picklable function from an RGB image to a float32 tensor (3, H, W).
@@ -75,8 +77,8 @@ def train_transform(
         steps.append(v2.RandomResizedCrop(size, scale=scale, interpolation=mode))
     else:
         # The usual 4 pixels for 32, in proportion below.
-        padding = [max(1, size[1] // 8), max(1, size[0] // 8)]
-        steps += [partial(_resize, size=size, mode=mode), v2.RandomCrop(size, padding=padding)]
+        around = [max(1, size[1] // 8), max(1, size[0] // 8)] if padding is None else padding
+        steps += [partial(_resize, size=size, mode=mode), v2.RandomCrop(size, padding=around)]
     if hflip:
         steps.append(v2.RandomHorizontalFlip(hflip))
     if aa not in ("", "none"):

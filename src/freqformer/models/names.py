@@ -5,9 +5,10 @@ from difflib import get_close_matches
 from timm import list_models
 
 from ..errors import FreqFormerError
-from . import gfnet, spectformer
+from . import dfformer, gfnet, spectformer
+from .build import Published
 
-FAMILIES = (gfnet, spectformer)
+FAMILIES = (gfnet, spectformer, dfformer)
 
 
 def model_names(pattern: str = "*") -> list[str]:
@@ -35,3 +36,11 @@ def canonical_name(name: str) -> str:
     near = get_close_matches(candidate, names, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`freqformer models` lists them"
     raise FreqFormerError(f"there is no model {name!r}: {hint}")
+
+
+def published(name: str) -> Published | None:
+    """What its authors print of a model, or None where they print nothing."""
+    for family in FAMILIES:
+        if name in family.PUBLISHED:
+            return family.PUBLISHED[name]
+    return None

@@ -1,7 +1,20 @@
 """Spectral operations on grids of tokens; this floor needs torch alone."""
 
+from .afno import afno
+from .dynamic_filter import dynamic_filter
 from .global_filter import global_filter
 from .lowering import LOWERINGS, use_lowering
-from .resample import stretch_filter, stretch_position
+from .resample import RESAMPLINGS, crop_pad_filter, fit_filter, stretch_filter, stretch_position
 
-__all__ = ["LOWERINGS", "global_filter", "stretch_filter", "stretch_position", "use_lowering"]
+__all__ = [
+    "LOWERINGS",
+    "RESAMPLINGS",
+    "afno",
+    "crop_pad_filter",
+    "dynamic_filter",
+    "fit_filter",
+    "global_filter",
+    "stretch_filter",
+    "stretch_position",
+    "use_lowering",
+]

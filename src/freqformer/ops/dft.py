@@ -17,18 +17,30 @@ from .precision import compute_dtype, without_autocast
 
 def global_filter(x: Tensor, weight: Tensor) -> Tensor:
     """Filter ``x`` (B, H, W, C) by ``weight``; returns x's shape and dtype."""
-    batch, height, width, channels = x.shape
-    columns = width // 2 + 1
     dtype = compute_dtype(x)
-    along_w, along_h, back_h, back_w = _matrices(height, width, dtype, x.device)
     # Autocast would round the transform's constants to half precision.
     with without_autocast(x):
-        rows = along_w @ x.to(dtype).reshape(batch * height, width, channels)
-        spectrum = along_h @ rows.reshape(batch, height * 2, columns * channels)
-        product = _multiply(spectrum.reshape(batch, height, 2, columns, channels), weight.to(dtype))
-        rows = back_h @ product.reshape(batch, height * 2, columns * channels)
-        y = back_w @ rows.reshape(batch * height, 2 * columns, channels)
-    return y.reshape(batch, height, width, channels).to(x.dtype)
+        product = _multiply(transform(x.to(dtype)), weight.to(dtype))
+        return inverse(product, x.shape[2]).to(x.dtype)
+
+
+def transform(x: Tensor) -> Tensor:
+    """The half-spectrum (B, H, P, F, C) of ``x`` (B, H, W, C), float32 or float64, ortho-scaled."""
+    batch, height, width, channels = x.shape
+    columns = width // 2 + 1
+    along_w, along_h, _, _ = _matrices(height, width, x.dtype, x.device)
+    rows = along_w @ x.reshape(batch * height, width, channels)
+    spectrum = along_h @ rows.reshape(batch, height * 2, columns * channels)
+    return spectrum.reshape(batch, height, 2, columns, channels)
+
+
+def inverse(spectrum: Tensor, width: int) -> Tensor:
+    """The signal (B, H, W, C) of a half-spectrum (B, H, P, F, C); the definition's inverse for any spectrum."""
+    batch, height, _, columns, channels = spectrum.shape
+    _, _, back_h, back_w = _matrices(height, width, spectrum.dtype, spectrum.device)
+    rows = back_h @ spectrum.reshape(batch, height * 2, columns * channels)
+    y = back_w @ rows.reshape(batch * height, 2 * columns, channels)
+    return y.reshape(batch, height, width, channels)
 
 
 def _multiply(spectrum: Tensor, weight: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ def global_filter(x: Tensor, weight: Tensor) -> Tensor:
     """Filter ``x`` (B, H, W, C) by ``weight``; returns x's shape and dtype, contiguous."""
     if x.numel() == 0:
         return torch.empty_like(x, memory_format=torch.contiguous_format)
-    grid = x.shape[1:3]
-    spectrum = _rfft2(x) * _symmetrise(_as_complex(weight.to(compute_dtype(x))), grid[1])
-    y = torch.fft.irfft2(spectrum, s=grid, dim=(1, 2), norm="ortho")
-    return y.to(x.dtype).contiguous()
+    width = x.shape[2]
+    # With a symmetric weight the product is a real image's spectrum, and every library's inverse agrees.
+    product = _rfft2(x) * _symmetrise(_as_complex(weight.to(compute_dtype(x))), width)
+    return _irfft2(product, width).to(x.dtype).contiguous()
 
 
 def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
@@ -27,22 +27,67 @@ def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
     """
     if x.numel() == 0:
         return torch.zeros_like(weight, memory_format=torch.contiguous_format)
-    product = _rfft2(x).conj_physical() * _rfft2(dy)
+    product = sample_gradient(x, dy)
     if weight.ndim != 5:
         product = product.sum(0)
-    width = x.shape[2]
-    # A column that is not self-conjugate stands for itself and its mirror image.
-    product[..., 1 : (width + 1) // 2, :] *= 2
     gradient = product.real if weight.ndim == 3 else torch.view_as_real(product)
     return gradient.to(weight.dtype).contiguous()
+
+
+def sample_gradient(x: Tensor, dy: Tensor) -> Tensor:
+    """The gradient in each sample's own filter, complex (B, H, F, C), for ``x`` and ``dy`` (B, H, W, C)."""
+    return _count_mirrored(_rfft2(x).conj_physical() * _rfft2(dy), x.shape[2])
+
+
+def transform(x: Tensor) -> Tensor:
+    """The half-spectrum (B, H, F, C, 2), a real view, of ``x`` (B, H, W, C), float32 or float64, ortho-scaled."""
+    if x.numel() == 0:
+        return x.new_empty(x.shape[0], x.shape[1], x.shape[2] // 2 + 1, x.shape[3], 2)
+    return torch.view_as_real(_rfft2(x)).contiguous()
+
+
+def transform_adjoint(gradient: Tensor, width: int) -> Tensor:
+    """The gradient in a signal (B, H, W, C) from that in its half-spectrum (B, H, F, C, 2)."""
+    batch, height, _, channels, _ = gradient.shape
+    if gradient.numel() == 0:
+        return gradient.new_empty(batch, height, width, channels)
+    # The inverse counts mirrored columns twice; this sum counts every column once.
+    spectrum = _symmetrise(_as_complex(gradient), width)
+    spectrum[..., 1 : (width + 1) // 2, :] /= 2
+    return _irfft2(spectrum, width).contiguous()
+
+
+def inverse(spectrum: Tensor, width: int) -> Tensor:
+    """The signal (B, H, W, C) of any half-spectrum (B, H, F, C, 2): the inverse of the definition."""
+    batch, height, _, channels, _ = spectrum.shape
+    if spectrum.numel() == 0:
+        return spectrum.new_empty(batch, height, width, channels)
+    return _irfft2(_symmetrise(_as_complex(spectrum), width), width).contiguous()
+
+
+def inverse_adjoint(dy: Tensor) -> Tensor:
+    """The gradient in a half-spectrum (B, H, F, C, 2) from that in its signal (B, H, W, C)."""
+    if dy.numel() == 0:
+        return transform(dy)
+    return torch.view_as_real(_count_mirrored(_rfft2(dy), dy.shape[2])).contiguous()
 
 
 def _rfft2(x: Tensor) -> Tensor:
     return torch.fft.rfft2(x.to(compute_dtype(x)), dim=(1, 2), norm="ortho")
 
 
+def _irfft2(spectrum: Tensor, width: int) -> Tensor:
+    return torch.fft.irfft2(spectrum, s=(spectrum.shape[1], width), dim=(1, 2), norm="ortho")
+
+
 def _as_complex(weight: Tensor) -> Tensor:
     return weight if weight.ndim == 3 else torch.view_as_complex(weight.contiguous())
+
+
+def _count_mirrored(spectrum: Tensor, width: int) -> Tensor:
+    """A column that is not self-conjugate stands for itself and its mirror image."""
+    spectrum[..., 1 : (width + 1) // 2, :] *= 2
+    return spectrum
 
 
 def _symmetrise(weight: Tensor, width: int) -> Tensor:

@@ -19,10 +19,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from . import dft, fft, reference
+from .checks import FLOATS, require_grid, require_same_device
 from .lowering import choose_lowering
 from .precision import autocast_input
-
-_FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def global_filter(x: Tensor, weight: Tensor, *, lowering: str | None = None) -> Tensor:
@@ -44,6 +43,7 @@ def global_filter(x: Tensor, weight: Tensor, *, lowering: str | None = None) -> 
         TypeError: ``x`` or ``weight`` is not real floating point.
         ValueError: wrong rank, a weight of another grid, different devices, or an unknown lowering.
     """
+    require_grid(x)
     _check(x, weight)
     x = autocast_input(x)
     name = choose_lowering(x, lowering)
@@ -53,15 +53,9 @@ def global_filter(x: Tensor, weight: Tensor, *, lowering: str | None = None) -> 
 
 
 def _check(x: Tensor, weight: Tensor) -> None:
-    if x.dtype not in _FLOATS:
-        raise TypeError(f"x must be a real floating-point grid, not {x.dtype}; pass the tokens, not their spectrum")
-    if weight.dtype not in _FLOATS:
+    if weight.dtype not in FLOATS:
         raise TypeError(f"weight must be real floating point, not {weight.dtype}; pass torch.view_as_real(weight)")
-    if x.ndim != 4:
-        raise ValueError(f"x must be (B, H, W, C), got shape {tuple(x.shape)}")
     batch, height, width, channels = x.shape
-    if height < 1 or width < 1:
-        raise ValueError(f"x needs at least one token, got shape {tuple(x.shape)}")
     if weight.ndim not in (3, 4, 5):
         raise ValueError(f"weight must be (H, F, C), (H, F, C, 2) or (B, H, F, C, 2), got shape {tuple(weight.shape)}")
     half = (height, width // 2 + 1, channels)
@@ -71,8 +65,7 @@ def _check(x: Tensor, weight: Tensor) -> None:
             f"weight of shape {tuple(weight.shape)} does not fit x of shape {tuple(x.shape)}, which needs "
             f"{expected}; resample the filter to this grid first"
         )
-    if x.device != weight.device:
-        raise ValueError(f"x is on {x.device} but weight on {weight.device}; move one of them")
+    require_same_device(x, weight=weight)
 
 
 @torch.library.custom_op("freqformer::global_filter_fft", mutates_args=())

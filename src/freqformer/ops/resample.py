@@ -1,9 +1,25 @@
 """Fit a filter or a position embedding to another grid."""
 
+import math
+from functools import lru_cache
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import dft
+from .precision import compute_dtype, without_autocast
+
 Grid = tuple[int, int]
+
+RESAMPLINGS = ("stretch", "crop-pad")
+
+
+def fit_filter(weight: Tensor, native: Grid, grid: Grid, resample: str) -> Tensor:
+    """Fit a complex filter (H, F, C, 2) of the native grid to another grid by ``"stretch"`` or ``"crop-pad"``."""
+    if resample == "stretch":
+        return stretch_filter(weight, grid)
+    return crop_pad_filter(weight, native, grid)
 
 
 def stretch_filter(weight: Tensor, grid: Grid) -> Tensor:
@@ -23,6 +39,44 @@ def stretch_filter(weight: Tensor, grid: Grid) -> Tensor:
     size = (grid[0], grid[1] // 2 + 1)
     planes = F.interpolate(planes, size=size, mode="bicubic", align_corners=True)
     return planes.reshape(channels, parts, *size).permute(2, 3, 0, 1).contiguous()
+
+
+def crop_pad_filter(weight: Tensor, native: Grid, grid: Grid) -> Tensor:
+    """Fit a filter to a grid by *crop-pad*: its impulse response keeps its footprint in tokens.
+
+    The response is centred on zero shift and cut or filled with zeros. What lies half an even side away stands
+    for both directions and is shared between them, so that symmetric responses stay symmetric.
+
+    Args:
+        weight: complex filter as a real view (H, F, C, 2), F = W//2+1.
+        native: (H, W) in tokens of the grid it belongs to.
+        grid: the new (H, W) in tokens.
+
+    Returns:
+        Tensor (H', W'//2+1, C, 2).
+    """
+    dtype = compute_dtype(weight)
+    with without_autocast(weight):
+        response = dft.inverse(weight.to(dtype).permute(0, 3, 1, 2).unsqueeze(0), native[1])[0]
+        rows = _crop_pad(native[0], grid[0]).to(response)
+        columns = _crop_pad(native[1], grid[1]).to(response)
+        response = torch.einsum("nh,mw,hwc->nmc", rows, columns, response)
+        fitted = dft.transform(response.unsqueeze(0))[0].permute(0, 2, 3, 1)
+    # Ortho-scaled transforms of another length: the response itself must not be rescaled.
+    return (math.sqrt(grid[0] * grid[1] / (native[0] * native[1])) * fitted).to(weight.dtype).contiguous()
+
+
+@lru_cache(maxsize=64)
+def _crop_pad(length: int, new: int) -> Tensor:
+    """The matrix (new, length) that takes circular positions to those of the same signed shift."""
+    matrix = torch.zeros(new, length, dtype=torch.float64)
+    for position in range(length):
+        forward, backward = position, position - length
+        halves = [(forward, 0.5), (backward, 0.5)] if forward == -backward else [(min(forward, backward, key=abs), 1.0)]
+        for shift, share in halves:
+            if 2 * abs(shift) <= new:
+                matrix[shift % new, position] += share
+    return matrix
 
 
 def stretch_position(embedding: Tensor, grid: Grid) -> Tensor:

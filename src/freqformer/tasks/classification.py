@@ -13,10 +13,9 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
-from ..checkpoints import load_checkpoint
 from ..data import Images, Samples, eval_transform, open_images, train_transform
 from ..factory import create_model
-from ..models import SpectralNet, canonical_name
+from ..models import SpectralNet, canonical_name, load_checkpoint
 from .config import RunConfig, require
 from .task import Batch, Task
 
@@ -55,6 +54,8 @@ class ClassificationConfig(RunConfig):
     """Probability of random erasing."""
     hflip: float = 0.5
     """Probability of a horizontal flip."""
+    crop_padding: int | None = None
+    """Pixels of zeros around images of up to 32x32 before a random crop; by default an eighth of the side."""
     crop_pct: float | None = None
     """Share of the resized image that evaluation keeps; by default the model's."""
     interpolation: str = "bicubic"
@@ -69,6 +70,7 @@ class ClassificationConfig(RunConfig):
         for name in ("mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"--{name}", "0 (off) or more", getattr(self, name))
         require(self.crop_pct is None or 0 < self.crop_pct <= 1, "--crop-pct", "above 0, at most 1", self.crop_pct)
+        require(self.crop_padding is None or self.crop_padding >= 0, "--crop-padding", "0 or more", self.crop_padding)
         require_size(self.input_size)
 
     def build(self) -> tuple["Classification", Samples, Samples]:
@@ -92,6 +94,7 @@ class ClassificationConfig(RunConfig):
             hflip=self.hflip,
             aa=self.aa,
             reprob=self.reprob,
+            padding=self.crop_padding,
         )
         return task, Samples(train, augment, seed=self.seed), evaluation_samples(task.model, val)
 

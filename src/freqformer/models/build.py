@@ -1,0 +1,88 @@
+"""From a family's parts to a registered model: timm's builder, and the authors' weights."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from timm.models import build_model_with_cfg, load_state_dict_from_hf
+from timm.models._builder import _resolve_pretrained_source
+from timm.models._hub import download_cached_file
+from torch import nn
+
+from ..errors import FreqFormerError
+from .backbone import SpectralNet
+from .loading import load_checkpoint
+
+
+class Published(NamedTuple):
+    """What a paper or its repository prints of a model, for 224x224 images on ImageNet-1K."""
+
+    parameters: str
+    flops: str
+    top1: float
+    top5: float
+
+
+def default_cfg(img_size: int = 224, crop_pct: float = 0.875, **changes: Any) -> dict[str, Any]:
+    """timm's description of an entry point: native input, preprocessing and the ends' module names."""
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, img_size, img_size),
+        "pool_size": None,
+        "crop_pct": crop_pct,
+        "interpolation": "bicubic",
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "first_conv": "stem.proj",
+        "classifier": "head",
+        **changes,
+    }
+
+
+def build(
+    network: Callable[..., SpectralNet],
+    name: str,
+    pretrained: bool,
+    out_indices: int | tuple[int, ...],
+    **arguments: Any,
+) -> SpectralNet:
+    """Build a registered model as timm does, with the authors' weights when asked for.
+
+    Args:
+        network: the family's function from plain keywords to a network.
+        name: the entry point's name.
+        pretrained: load the file that ``pretrained_cfg`` names.
+        out_indices: which features ``features_only`` returns by default.
+        **arguments: keywords of the network and of timm's builder.
+
+    Returns:
+        The model (timm's feature extractor around it with ``features_only``).
+
+    Raises:
+        FreqFormerError: no link to the weights is published, or they do not fit.
+    """
+    features = {"out_indices": out_indices, "feature_cls": "getter"}
+    model = build_model_with_cfg(network, name, False, feature_cfg=features, **arguments)
+    net = model if isinstance(model, SpectralNet) else model.model
+    if isinstance(net.token_head, nn.Module):
+        net.pretrained_cfg = {**net.pretrained_cfg, "classifier": ("head", "token_head")}
+    if pretrained:
+        load_checkpoint(model, _pretrained_source(name, net.pretrained_cfg))
+    return model
+
+
+def _pretrained_source(name: str, cfg: dict[str, Any]) -> Any:
+    """A path or a state dict with the weights that a ``pretrained_cfg`` names."""
+    kind, location = _resolve_pretrained_source(cfg)
+    if kind == "url":
+        return download_cached_file(location, progress=True)
+    if kind == "hf-hub":
+        names = location if isinstance(location, (list, tuple)) else (location,)
+        return load_state_dict_from_hf(*names, weights_only=True)
+    if location:
+        return location
+    page = cfg.get("origin_url") or "the authors' page"
+    raise FreqFormerError(
+        f"no stable link to weights of {name} is published: download the file from {page} and pass "
+        f'freqformer.create_model("{name}", checkpoint=FILE)'
+    )
