@@ -224,9 +224,9 @@ class SpectralNet(nn.Module):
                 (r"^stages\.(\d+)\.downsample", (0,)),
                 (r"^stages\.(\d+)\.blocks\.(\d+)", None),
                 (r"^stages\.(\d+)\.norm", (99998,)),
-                (r"^(norm|out_norms|pool)", (99999,)),
+                (r"^(?:norm|out_norms|pool)", (99999,)),
             ]
-        return {"stem": r"^(stem|pos_embed)", "blocks": blocks}
+        return {"stem": r"^(?:stem|pos_embed)", "blocks": blocks}
 
     def _embed(self, x: Tensor) -> Tensor:
         x = self.stem(x.permute(0, 2, 3, 1))

@@ -43,7 +43,8 @@ def build(
     network: Callable[..., SpectralNet],
     name: str,
     pretrained: bool,
-    out_indices: int | tuple[int, ...],
+    features: int | tuple[int, ...],
+    /,
     **arguments: Any,
 ) -> SpectralNet:
     """Build a registered model as timm does, with the authors' weights when asked for.
@@ -52,7 +53,7 @@ def build(
         network: the family's function from plain keywords to a network.
         name: the entry point's name.
         pretrained: load the file that ``pretrained_cfg`` names.
-        out_indices: which features ``features_only`` returns by default.
+        features: which ones ``features_only`` returns by default.
         **arguments: keywords of the network and of timm's builder.
 
     Returns:
@@ -61,8 +62,8 @@ def build(
     Raises:
         FreqFormerError: no link to the weights is published, or they do not fit.
     """
-    features = {"out_indices": out_indices, "feature_cls": "getter"}
-    model = build_model_with_cfg(network, name, False, feature_cfg=features, **arguments)
+    extractor = {"out_indices": features, "feature_cls": "getter"}
+    model = build_model_with_cfg(network, name, False, feature_cfg=extractor, **arguments)
     net = model if isinstance(model, SpectralNet) else model.model
     if isinstance(net.token_head, nn.Module):
         net.pretrained_cfg = {**net.pretrained_cfg, "classifier": ("head", "token_head")}

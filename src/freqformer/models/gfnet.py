@@ -9,7 +9,7 @@ from timm.models import generate_default_cfgs, register_model
 from ..layers import Block, GlobalFilter, Shrink
 from .backbone import Grid, SpectralNet, init_linear, make_stages
 from .build import Published, build, default_cfg
-from .isotropic import isotropic
+from .isotropic import build_isotropic
 
 _PAGE = "https://github.com/raoyongming/GFNet"
 _FILES = "https://cloud.tsinghua.edu.cn/f/"
@@ -107,7 +107,7 @@ def pyramid(
 
 def _isotropic(name: str, pretrained: bool, kwargs: dict[str, Any], **variant: Any) -> SpectralNet:
     """All blocks spectral."""
-    return build(isotropic, name, pretrained, 3, **{"spectral_depth": variant["depth"], **variant, **kwargs})
+    return build_isotropic(name, pretrained, **{"spectral_depth": variant["depth"], **variant, **kwargs})
 
 
 def _pyramid(name: str, pretrained: bool, kwargs: dict[str, Any], **variant: Any) -> SpectralNet:

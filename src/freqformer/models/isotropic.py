@@ -1,9 +1,12 @@
 """The network of GFNet, SpectFormer and FreqFormer on one grid: spectral blocks first, attention deeper."""
 
+from typing import Any
+
 from timm.layers import Mlp, to_2tuple
 
 from ..layers import Attention, Block, GlobalFilter, Shrink
 from .backbone import Grid, SpectralNet, init_linear, make_stages
+from .build import build
 
 
 def isotropic(
@@ -74,3 +77,8 @@ def isotropic(
         init=init_linear,
         global_pool=global_pool,
     )
+
+
+def build_isotropic(name: str, pretrained: bool, **arguments: Any) -> SpectralNet:
+    """Build a registered isotropic model; ``features_only`` returns the last three blocks' features."""
+    return build(isotropic, name, pretrained, min(3, arguments["depth"]), **arguments)

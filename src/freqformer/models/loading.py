@@ -106,7 +106,7 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
         f"{what}: {_some(keys)}"
         for what, keys in (
             ("missing", [key for key in missing if key not in report.missing]),
-            ("unexpected", [key for key in unexpected if key not in report.unexpected]),
+            ("unexpected", [key for key in unexpected if key not in spared]),
             ("of another shape", misfits),
         )
         if keys
@@ -124,7 +124,10 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
 
 
 def native_grid(height: int, columns: int) -> tuple[int, int]:
-    """The (H, W) of a filter's half-spectrum of H rows and F columns: a square grid where F allows one."""
+    """The (H, W) of a filter's half-spectrum of H rows and F columns: a square grid where F allows one.
+
+    F does not tell an even width from the odd one after it; filters of the model's own shape are never touched.
+    """
     return height, height if height // 2 + 1 == columns else 2 * (columns - 1)
 
 

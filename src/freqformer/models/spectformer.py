@@ -14,7 +14,7 @@ from torch import nn
 from ..layers import Attention, Block, ClassBlock, ConvStem, GlobalFilter, Shrink, SpatialMlp
 from .backbone import Grid, SpectralNet, init_linear, make_stages
 from .build import Published, build, default_cfg
-from .isotropic import isotropic
+from .isotropic import build_isotropic
 
 _PAGE = "https://github.com/badripatro/SpectFormers"
 _FAMILIES = ("spectformer", "freqformer")
@@ -179,7 +179,7 @@ def _init(module: nn.Module) -> None:
 
 def _spectformer(name: str, pretrained: bool, kwargs: dict[str, Any], variant: dict[str, Any]) -> SpectralNet:
     """The first ``spectral_depth`` blocks spectral (4 unless said otherwise), the rest attention."""
-    return build(isotropic, name, pretrained, 3, **{"spectral_depth": 4, **variant, **kwargs})
+    return build_isotropic(name, pretrained, **{"spectral_depth": 4, **variant, **kwargs})
 
 
 def _pyramid(name: str, pretrained: bool, kwargs: dict[str, Any], variant: dict[str, Any]) -> SpectralNet:
