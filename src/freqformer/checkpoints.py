@@ -20,6 +20,8 @@ from .errors import FreqFormerError
 _WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict")
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+# What timm wrote before safetensors.
+_OLD_WEIGHTS_FILE = "pytorch_model.bin"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -37,21 +39,43 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def weights_path(path: str | Path) -> Path:
-    """The weight file that a path names: itself, or ``model.safetensors`` in a run's folder.
+    """The weight file that a path names: itself, or ``model.safetensors`` in the folder of a run or of timm.
+
+    ``hf-hub:USER/MODEL[@REVISION]`` is fetched into Hugging Face's cache; ``local-dir:FOLDER`` is the folder.
 
     Raises:
         FreqFormerError: there is none.
     """
-    path = Path(path)
+    if str(path).startswith("hf-hub:"):
+        return _from_hub(str(path).removeprefix("hf-hub:"))
+    path = Path(str(path).removeprefix("local-dir:"))
     if path.is_dir():
-        path = path / WEIGHTS_FILE
-        if not path.is_file():
+        folder = path
+        path = next((folder / name for name in (WEIGHTS_FILE, _OLD_WEIGHTS_FILE) if (folder / name).is_file()), folder)
+        if path == folder:
             raise FreqFormerError(
-                f"{path.parent} holds no {WEIGHTS_FILE}: name a run that has finished an epoch, or a weight file"
+                f"{folder} holds no {WEIGHTS_FILE}: name a run that has finished an epoch, or a weight file"
             )
     if not path.is_file():
         raise FreqFormerError(f"there is no checkpoint {path}")
     return path
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:
+        # Beside the weights, in the cache's folder of this revision.
+        hf_hub_download(repository, CONFIG_FILE, revision=revision or None)
+        try:
+            return Path(hf_hub_download(repository, WEIGHTS_FILE, revision=revision or None))
+        except EntryNotFoundError:
+            return Path(hf_hub_download(repository, _OLD_WEIGHTS_FILE, revision=revision or None))
+    except Exception as error:  # the hub's client has its own errors for names, rights, networks and caches
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FreqFormerError(f"cannot fetch hf-hub:{name}: {reason}") from error
 
 
 def unwrap(loaded: Any) -> dict[str, Tensor]:
@@ -84,12 +108,19 @@ def read_description(path: str | Path) -> dict[str, Any] | None:
             text = (file.metadata() or {}).get("config")
         if text is None and (path.parent / CONFIG_FILE).is_file():
             text = (path.parent / CONFIG_FILE).read_text()
-        try:
-            return json.loads(text) if text else None
-        except json.JSONDecodeError as error:
-            raise FreqFormerError(f"{path.parent / CONFIG_FILE} is not valid JSON: {error}") from error
+        return _parsed(text, path) if text else None
     loaded = _torch_load(path)
-    return loaded.get("description") if isinstance(loaded, Mapping) else None
+    described = loaded.get("description") if isinstance(loaded, Mapping) else None
+    if described is None and path.name == _OLD_WEIGHTS_FILE and (path.parent / CONFIG_FILE).is_file():
+        return _parsed((path.parent / CONFIG_FILE).read_text(), path)
+    return described
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise FreqFormerError(f"{path.parent / CONFIG_FILE} is not valid JSON: {error}") from error
 
 
 def epochs_done(path: Path) -> int:
@@ -113,10 +144,18 @@ def save_model(folder: Path, state: Mapping[str, Tensor], description: Mapping[s
         description: what `read_description` is to return, also kept inside the weight file.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    save_weights(folder / WEIGHTS_FILE, state, description)
     text = json.dumps(description, indent=2)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    write_whole(folder / WEIGHTS_FILE, lambda path: save_file(tensors, path, {"format": "pt", "config": text}))
     write_whole(folder / CONFIG_FILE, lambda path: path.write_text(text))
+
+
+def save_weights(target: Path, state: Mapping[str, Tensor], description: Mapping[str, Any] | None) -> None:
+    """Write one safetensors file, whole or not at all, with what `read_description` is to return inside it."""
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    metadata = (
+        {"format": "pt"} if description is None else {"format": "pt", "config": json.dumps(description, indent=2)}
+    )
+    write_whole(target, lambda path: save_file(tensors, path, metadata))
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:

@@ -207,6 +207,18 @@ def _predict(flags: "Flags", words: list[str]) -> int:
     return 1 if unreadable else 0
 
 
+def _convert(flags: "Flags", words: list[str]) -> int:
+    flags.positional("source", "weight file, run folder, hf-hub:USER/MODEL or local-dir:FOLDER")
+    flags.positional("target", "the .safetensors file to write")
+    flags.value("arch", str, "the model's name, for files that do not say it")
+    flags.switch("overwrite", "replace an existing target")
+    args = flags.parse(words)
+    from .tools import convert
+
+    print(convert(args["source"], args["target"], arch=args["arch"], overwrite=args["overwrite"]))
+    return 0
+
+
 def _quickstart(flags: "Flags", words: list[str]) -> int:
     flags.value("output_dir", str, "the run's folder", default="runs/quickstart")
     args = flags.parse(words)
@@ -244,4 +256,5 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "train": (_train, "train a classifier, or go on with a run"),
     "eval": (_eval, "evaluate a checkpoint on a validation split"),
     "predict": (_predict, "classify images with a checkpoint"),
+    "convert": (_convert, "write any weight file as safetensors"),
 }

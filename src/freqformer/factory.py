@@ -1,6 +1,6 @@
 """Make a model by name, or from a file that says what it is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +43,7 @@ def load_model(path: str | Path, *, arch: str | None = None) -> SpectralNet:
     """Make the model that a checkpoint holds, in evaluation mode.
 
     Args:
-        path: a run's folder, or a ``.ckpt``, ``.pth`` or ``.safetensors`` file.
+        path: a run's folder, a ``.ckpt``, ``.pth`` or ``.safetensors`` file, or ``hf-hub:USER/MODEL``.
         arch: the model's name, for a file of bare weights; checked against files that say it themselves.
 
     Returns:
@@ -52,14 +52,20 @@ def load_model(path: str | Path, *, arch: str | None = None) -> SpectralNet:
     Raises:
         FreqFormerError: an unreadable file, bare weights without ``arch``, or another ``arch``.
     """
+    return load_described(path, arch=arch)[0]
+
+
+def load_described(path: str | Path, *, arch: str | None = None) -> tuple[SpectralNet, dict[str, Any]]:
+    """The model that a checkpoint holds, as `load_model` makes it, and its description (`describe_model`)."""
     description = read_description(path)
     if description is None:
         if arch is None:
             raise FreqFormerError(f"{path} does not say which model it is: name it with --arch")
         state = read_weights(path)
-        model = create_model(arch, **_arguments_of(arch, state, str(path)))
+        arguments = _arguments_of(arch, state, str(path))
+        model = create_model(arch, **arguments)
         load_checkpoint(model, state)
-        return model.eval()
+        return model.eval(), describe_model(model, {k: v for k, v in arguments.items() if k != "num_classes"})
     if not isinstance(description, dict) or not {"architecture", "pretrained_cfg"} <= description.keys():
         raise FreqFormerError(f"the config.json of {path} describes no model of this package")
     name = canonical_name(description["architecture"])
@@ -70,7 +76,35 @@ def load_model(path: str | Path, *, arch: str | None = None) -> SpectralNet:
     label_names = description.get("label_names")
     model.pretrained_cfg = {**model.pretrained_cfg, **description["pretrained_cfg"], "label_names": label_names}
     load_checkpoint(model, path)
-    return model.eval()
+    return model.eval(), description
+
+
+def describe_model(
+    model: SpectralNet, arguments: Mapping[str, Any], label_names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """What a checkpoint says of its model, in the fields of timm's ``config.json``; `load_model` reads it back.
+
+    Args:
+        model: a model that `create_model` made.
+        arguments: the keywords it was made with, beside its image size and classes.
+        label_names: names of the classes.
+
+    Returns:
+        Plain containers alone.
+    """
+    cfg = model.pretrained_cfg
+    keep = ("input_size", "mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
+    return {
+        "architecture": cfg["architecture"],
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "model_args": {**arguments, "img_size": list(model.img_size)},
+        "label_names": None if label_names is None else list(label_names),
+        "pretrained_cfg": {
+            **{key: list(cfg[key]) if isinstance(cfg[key], tuple) else cfg[key] for key in keep},
+            "num_classes": model.num_classes,
+        },
+    }
 
 
 def _arguments_of(arch: str, official: Mapping[str, Tensor], where: str) -> dict[str, Any]:

@@ -46,6 +46,8 @@ class Flags:
         """Add a word without a flag, optional when it has a default, or one or more words."""
         if several:
             self.parser.add_argument(name, nargs="+", type=str, help=text)
+        elif default is None:
+            self.parser.add_argument(name, type=str, help=text)
         else:
             self.parser.add_argument(name, nargs="?", type=str, default=default, help=text)
 

@@ -75,7 +75,18 @@ def test_spectral_blocks_come_first(shapes, name):
         assert filters == {f"stages.0{i}" for i in range(spectral)}
 
 
-OFFICIAL_COUNTS: dict[str, int] = {}
+# Parameters of the variants without vectors, counted in the official codes.
+OFFICIAL_COUNTS = {
+    "gfnet_h_b": 53_744_200,
+    "spectformer_h_b": 33_052_880,
+    "freqformer_h_b": 33_052_880,
+    "dfformer_m36": 65_316_064,
+    "dfformer_b36": 114_989_344,
+    "cdfformer_s36": 45_230_658,
+    "cdfformer_m36": 64_433_218,
+    "cdfformer_b36": 113_368_642,
+    "dfformer_s18_relu": 30_324_300,
+}
 
 
 @pytest.mark.parametrize(

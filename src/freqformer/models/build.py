@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from timm.models import build_model_with_cfg, load_state_dict_from_hf
+from timm.models import build_model_with_cfg
 from timm.models._builder import _resolve_pretrained_source
 from timm.models._hub import download_cached_file
 from torch import nn
@@ -75,15 +75,16 @@ def build(
 def _pretrained_source(name: str, cfg: dict[str, Any]) -> Any:
     """A path or a state dict with the weights that a ``pretrained_cfg`` names."""
     kind, location = _resolve_pretrained_source(cfg)
-    if kind == "url":
-        return download_cached_file(location, progress=True)
-    if kind == "hf-hub":
-        names = location if isinstance(location, (list, tuple)) else (location,)
-        return load_state_dict_from_hf(*names, weights_only=True)
-    if location:
-        return location
     page = cfg.get("origin_url") or "the authors' page"
-    raise FreqFormerError(
-        f"no stable link to weights of {name} is published: download the file from {page} and pass "
-        f'freqformer.create_model("{name}", checkpoint=FILE)'
-    )
+    own_file = f'download the file from {page} and pass freqformer.create_model("{name}", checkpoint=FILE)'
+    if not location:
+        raise FreqFormerError(f"no stable link to weights of {name} is published: {own_file}")
+    if kind == "url":
+        try:
+            return download_cached_file(location, progress=True)
+        except OSError as error:
+            url = location[0] if isinstance(location, tuple) else location
+            raise FreqFormerError(f"cannot fetch {url} ({error}): {own_file}") from error
+    if kind == "hf-hub":
+        return f"hf-hub:{location}"
+    return location

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchvision.transforms import v2
 
 from ..data import Images, Samples, eval_transform, open_images, train_transform
-from ..factory import create_model
+from ..factory import create_model, describe_model
 from ..models import SpectralNet, canonical_name, load_checkpoint
 from .config import RunConfig, require
 from .task import Batch, Task
@@ -197,20 +197,7 @@ class Classification(Task):
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint says of its model, in the fields of timm's ``config.json``."""
-        cfg = self.model.pretrained_cfg
-        keep = ("input_size", "mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
-        arguments = {**self.config.model_args, "img_size": list(self.model.img_size)}
-        return {
-            "architecture": cfg["architecture"],
-            "num_classes": self.model.num_classes,
-            "num_features": self.model.num_features,
-            "model_args": arguments,
-            "label_names": self.label_names,
-            "pretrained_cfg": {
-                **{key: _plain(cfg[key]) for key in keep},
-                "num_classes": self.model.num_classes,
-            },
-        }
+        return describe_model(self.model, self.config.model_args, self.label_names)
 
 
 def require_size(size: int | tuple[int, int] | None) -> None:
@@ -263,7 +250,3 @@ def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
         return batch["image"], torch.as_tensor(batch["target"])
     image, target = batch
     return image, target
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
