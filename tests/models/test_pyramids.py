@@ -109,8 +109,8 @@ def test_remembered_filters_never_go_stale(name, change):
 def test_what_is_remembered_is_not_made_again(monkeypatch):
     layer = GlobalFilter(4, (6, 6)).eval()
     calls = []
-    fit = layer._fitted.fit
-    layer._fitted.fit = lambda *arguments: calls.append(1) or fit(*arguments)
+    fit = layer.fitted.fit
+    layer.fitted.fit = lambda *arguments: calls.append(1) or fit(*arguments)
     with torch.no_grad():
         for size in (8, 8, 9, 8, 9, 6):
             layer(torch.ones(1, size, size, 4))

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import timm
 import torch
+from timm.models import create_feature_extractor
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
 import freqformer
@@ -83,6 +84,31 @@ def test_features_have_the_described_shapes(name):
     assert all(module in modules for module in model.feature_info.module_name())
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_without_pooling_it_returns_a_grid(name):
+    model = on_meta(name, num_classes=0, global_pool="").eval()
+    assert model.output_fmt == "NHWC"
+    height, width = model.pretrained_cfg["pool_size"]
+    x = torch.empty(2, *model.pretrained_cfg["input_size"], device="meta")
+    assert model(x).shape == (2, height, width, model.num_features)
+    model.reset_classifier(5, "avg")
+    assert model(x).shape == (2, 5)
+    model.reset_classifier(5, "")
+    assert model(x).shape == (2, height, width, 5)
+
+
+@pytest.mark.parametrize("name", ["test_gfnet", "test_gfnet_h", "test_spectformer_h", "test_dfformer", "test_afno"])
+@pytest.mark.parametrize("size", [32, 40])
+def test_it_can_be_traced_symbolically(name, size):
+    """As timm's FX feature extractors do; mixers are leaves."""
+    tracer = create_feature_extractor(make(name).eval(), ["stages"])
+    model = make(name).eval()
+    x = images(1, 3, size, size)
+    with torch.no_grad():
+        expected = model.forward_intermediates(x, intermediates_only=True, output_fmt="NHWC")[-1]
+        torch.testing.assert_close(tracer(x)["stages"], expected)
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_intermediates_are_those_on_the_way(name):
     model = make(name).eval()
@@ -150,6 +176,25 @@ def test_checkpointing_changes_no_gradient(name):
         gradients.append({key: p.grad for key, p in model.named_parameters()})
     for key, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][key], gradient, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("name", ["test_freqformer", "test_spectformer_h", "test_dfformer"])
+def test_checkpointing_keeps_fewer_activations(name):
+    kept = []
+    for enable in (False, True):
+        model = make(name).train()
+        model.set_grad_checkpointing(enable)
+        sizes = {}
+
+        def pack(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(images(8, 3, 64, 64)).sum()
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept.append(sum(size for pointer, size in sizes.items() if pointer not in own))
+    assert kept[1] < 0.7 * kept[0]
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -1,16 +1,19 @@
 """A parameter on the grid that arrives, remembered while it does not change."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from timm.models import register_notrace_module
+from torch import Tensor, nn
 
 Grid = tuple[int, int]
 
 _MOST_GRIDS = 8
 
 
-class Fitted:
+@register_notrace_module  # its answer depends on shapes, which symbolic tracing does not know
+class Fitted(nn.Module):
     """Fits a parameter to other grids than its own, and remembers the results in evaluation.
 
     Before it answers from memory it compares the parameter with the copy that the memory was made from, so
@@ -18,16 +21,21 @@ class Fitted:
     gradients of the parameter are recorded, or where a graph is being captured.
 
     Args:
+        native: the parameter's own grid (H, W).
         fit: function of (parameter, grid) that makes the fitted tensor.
     """
 
-    def __init__(self, fit: Callable[[Tensor, Grid], Tensor]) -> None:
+    def __init__(self, native: Grid, fit: Callable[[Tensor, Grid], Tensor]) -> None:
+        super().__init__()
+        self.native = native
         self.fit = fit
         self._source: Tensor | None = None
         self._fitted: dict[Grid, Tensor] = {}
 
-    def __call__(self, parameter: Tensor, grid: Grid) -> Tensor:
+    def forward(self, parameter: Tensor, grid: Grid) -> Tensor:
         """The parameter on ``grid``."""
+        if grid == self.native:
+            return parameter
         if not _memorable(parameter):
             return self.fit(parameter, grid)
         if not _same(self._source, parameter):
@@ -40,9 +48,9 @@ class Fitted:
                 self._fitted[grid] = self.fit(parameter.detach().clone(), grid)
         return self._fitted[grid]
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         # A copy of a model starts without memories.
-        return {"fit": self.fit, "_source": None, "_fitted": {}}
+        return {**self.__dict__, "_source": None, "_fitted": {}}
 
 
 def _memorable(parameter: Tensor) -> bool:

@@ -78,9 +78,9 @@ class MlpHead(nn.Module):
         self.fc1 = nn.Linear(dim, 4 * dim)
         self.act = SquaredReLU()
         self.norm = nn.LayerNorm(4 * dim)
-        self.drop = nn.Dropout(drop_rate)
+        self.dropout = nn.Dropout(drop_rate)
         self.fc2 = nn.Linear(4 * dim, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled features (B, C) to logits (B, classes)."""
-        return self.fc2(self.drop(self.norm(self.act(self.fc1(x)))))
+        return self.fc2(self.dropout(self.norm(self.act(self.fc1(x)))))

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 from ..ops import RESAMPLINGS, afno, dynamic_filter, fit_filter, global_filter
@@ -13,6 +14,8 @@ from .activations import StarReLU
 from .fitted import Fitted
 
 Grid = tuple[int, int]
+
+# Mixers choose by shapes and devices, which symbolic tracing does not know: to it they are leaves.
 
 # torch's fused attention is slow on a CPU for few tokens: a training step of freqformer_n, 64 tokens, takes
 # 1.3 to 1.5 times as long with it.
@@ -39,11 +42,11 @@ class _Filters(nn.Module):
         self.resample = resample
         self.complex_weight = nn.Parameter(torch.empty(grid[0], grid[1] // 2 + 1, filters, 2))
         nn.init.normal_(self.complex_weight, std=0.02)
-        self._fitted = Fitted(partial(_fit, native=grid, resample=resample))
+        self.fitted = Fitted(grid, partial(_fit, native=grid, resample=resample))
 
-    def weight_on(self, grid: Grid) -> Tensor:
-        """The filters on a grid, (H, W//2+1, filters, 2)."""
-        return self.complex_weight if grid == self.grid else self._fitted(self.complex_weight, grid)
+    def weight_for(self, x: Tensor) -> Tensor:
+        """The filters on the grid of ``x`` (B, H, W, C): (H, W//2+1, filters, 2)."""
+        return self.fitted(self.complex_weight, (x.shape[1], x.shape[2]))
 
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
@@ -54,10 +57,7 @@ def _fit(weight: Tensor, grid: Grid, native: Grid, resample: str) -> Tensor:
     return fit_filter(weight, native, grid, resample)
 
 
-def _grid_of(x: Tensor) -> Grid:
-    return x.shape[1], x.shape[2]
-
-
+@register_notrace_module
 class GlobalFilter(_Filters):
     """One learned complex filter per channel, as large as the native grid (GFNet, Rao et al. 2021).
 
@@ -75,9 +75,10 @@ class GlobalFilter(_Filters):
 
     def forward(self, x: Tensor) -> Tensor:
         """Filter the grid ``x`` (B, H, W, C)."""
-        return global_filter(x, self.weight_on(_grid_of(x)))
+        return global_filter(x, self.weight_for(x))
 
 
+@register_notrace_module
 class DynamicFilter(_Filters):
     """A mixture of K learned filters for each sample and channel (DFFormer, Tatsunami and Taki 2024).
 
@@ -109,9 +110,10 @@ class DynamicFilter(_Filters):
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Filter ``x`` (B, H, W, C) by the mixtures that ``context`` (B, H, W, C') chooses."""
         scores = self.routing(context.mean(dim=(1, 2))).unflatten(1, (self.num_filters, -1))
-        return dynamic_filter(x, self.weight_on(_grid_of(x)), scores.softmax(dim=1))
+        return dynamic_filter(x, self.weight_for(x), scores.softmax(dim=1))
 
 
+@register_notrace_module
 class AFNO(nn.Module):
     """Adaptive Fourier neural operator with its shortcut (Guibas et al. 2022); it fits any grid.
 
@@ -184,6 +186,7 @@ class Widened(nn.Module):
         return self.narrow(mixed)
 
 
+@register_notrace_module
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens of a grid.
 

@@ -36,12 +36,14 @@ class SpectralNet(nn.Module):
         out_norms: whether the features of ``forward_intermediates`` have norms of their own, for dense tasks.
         drop_rate: dropout before the classifier.
         init: sets the weights of a module.
-        global_pool: timm's name of the pooling, ``"avg"`` alone.
+        global_pool: ``"avg"`` pools; ``""`` leaves it out, so that ``forward`` returns a grid.
 
     Raises:
         ValueError: another pooling.
     """
 
+    output_fmt = "NHWC"
+    """timm's name for the layout of ``forward_features``."""
     pretrained_cfg: dict[str, Any]
     """timm's description, set by its factory: preprocessing, and ``label_names`` where a checkpoint has them."""
 
@@ -64,7 +66,7 @@ class SpectralNet(nn.Module):
         global_pool: str = "avg",
     ) -> None:
         super().__init__()
-        _require_mean(global_pool)
+        self.global_pool = _checked_pool(global_pool)
         self.img_size = img_size
         self.grid_size = stem.grid(img_size)
         self.num_classes = num_classes
@@ -78,7 +80,7 @@ class SpectralNet(nn.Module):
 
         self.stem = stem
         self.pos_embed = nn.Parameter(torch.zeros(1, *self.grid_size, dims[0])) if position else None
-        self._position_on = Fitted(stretch_position)
+        self.position = Fitted(self.grid_size, stretch_position)
         self.stages = nn.Sequential(*stages)
         self.pool = pool or MeanPool()
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -114,12 +116,12 @@ class SpectralNet(nn.Module):
         """
         if return_tokens and self.token_head is None:
             raise ValueError("this model has no token logits: make it with token_label=True and at least one class")
-        pooled = self.pool(x)
+        pooled = self.pool(x) if self.global_pool else x
         pooled = self.head_drop(pooled if self.norm_first else self.norm(pooled))
         if pre_logits:
             return pooled
         logits = self.head(pooled)
-        if self.token_head is None:
+        if self.token_head is None or not self.global_pool:
             return logits
         tokens = self.token_head(self.norm(x))
         return (logits, tokens) if return_tokens else logits + 0.5 * tokens.amax(dim=(1, 2))
@@ -197,8 +199,9 @@ class SpectralNet(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one for ``num_classes`` classes (0: none)."""
-        _require_mean("avg" if global_pool is None else global_pool)
+        """Replace the classifier by a fresh one for ``num_classes`` classes (0: none), and the pooling if named."""
+        if global_pool is not None:
+            self.global_pool = _checked_pool(global_pool)
         self.num_classes = num_classes
         reference = next(self.stem.parameters())
         for name, head in zip(("head", "token_head"), self._heads(), strict=True):
@@ -232,8 +235,7 @@ class SpectralNet(nn.Module):
         x = self.stem(x.permute(0, 2, 3, 1))
         if self.pos_embed is None:
             return x
-        grid = (x.shape[1], x.shape[2])
-        return x + (self.pos_embed if grid == self.grid_size else self._position_on(self.pos_embed, grid))
+        return x + self.position(self.pos_embed, (x.shape[1], x.shape[2]))
 
     def _stages(self) -> list[Stage]:
         return cast(list[Stage], list(self.stages))
@@ -305,6 +307,7 @@ def truncated_normal(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _require_mean(global_pool: str) -> None:
-    if global_pool != "avg":
-        raise ValueError(f"global_pool must be 'avg', got {global_pool!r}")
+def _checked_pool(global_pool: str) -> str:
+    if global_pool not in ("avg", ""):
+        raise ValueError(f"global_pool must be 'avg' or '' (none), got {global_pool!r}")
+    return global_pool

@@ -22,13 +22,13 @@ class Published(NamedTuple):
     top5: float
 
 
-def default_cfg(img_size: int = 224, crop_pct: float = 0.875, **changes: Any) -> dict[str, Any]:
-    """timm's description of an entry point: native input, preprocessing and the ends' module names."""
+def default_cfg(img_size: int = 224, stride: int = 16, crop_pct: float = 0.875, **changes: Any) -> dict[str, Any]:
+    """timm's description of an entry point: native input, last grid, preprocessing and the ends' module names."""
     return {
         "url": "",
         "num_classes": 1000,
         "input_size": (3, img_size, img_size),
-        "pool_size": None,
+        "pool_size": (img_size // stride, img_size // stride),
         "crop_pct": crop_pct,
         "interpolation": "bicubic",
         "mean": (0.485, 0.456, 0.406),

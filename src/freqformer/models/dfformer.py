@@ -39,7 +39,7 @@ _M36: dict[str, Any] = {**_S36, "embed_dims": (96, 192, 384, 576)}
 _B36: dict[str, Any] = {**_S36, "embed_dims": (128, 256, 512, 768)}
 _TINY: dict[str, Any] = {"img_size": 32, "embed_dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}
 
-_ends: dict[str, Any] = {"first_conv": "stem.proj", "classifier": "head.fc2", "crop_pct": 1.0, "origin_url": _PAGE}
+_ends: dict[str, Any] = {"stride": 32, "classifier": "head.fc2", "crop_pct": 1.0, "origin_url": _PAGE}
 
 
 def _released(name: str) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def metaformer(
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         resample: how filters are fitted to other grids, ``"stretch"`` or ``"crop-pad"``.
         out_norms: whether features have norms of their own.
-        global_pool: ``"avg"``, the mean over the tokens.
+        global_pool: ``"avg"``, the mean over the tokens, or ``""`` for none.
 
     Returns:
         The network.

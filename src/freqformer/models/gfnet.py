@@ -26,7 +26,8 @@ PUBLISHED = {
 
 
 def _cfg(name: str, file: str) -> dict[str, Any]:
-    return default_cfg(url=(f"{_FILES}{file}/?dl=1", f"{name}.pth"), origin_url=_PAGE)
+    stride = 32 if "-h-" in name else 16
+    return default_cfg(stride=stride, url=(f"{_FILES}{file}/?dl=1", f"{name}.pth"), origin_url=_PAGE)
 
 
 default_cfgs = generate_default_cfgs(
@@ -38,8 +39,8 @@ default_cfgs = generate_default_cfgs(
         "gfnet_h_ti": _cfg("gfnet-h-ti", "b22dd45eccbe462cbbfb"),
         "gfnet_h_s": _cfg("gfnet-h-s", "5229cb4d1daf48e69675"),
         "gfnet_h_b": _cfg("gfnet-h-b", "954c5af21e824ba6b40c"),
-        "test_gfnet": default_cfg(img_size=32, crop_pct=1.0, num_classes=10),
-        "test_gfnet_h": default_cfg(img_size=32, crop_pct=1.0, num_classes=10),
+        "test_gfnet": default_cfg(img_size=32, stride=8, crop_pct=1.0, num_classes=10),
+        "test_gfnet_h": default_cfg(img_size=32, stride=32, crop_pct=1.0, num_classes=10),
     }
 )
 
@@ -74,7 +75,7 @@ def pyramid(
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         resample: how filters are fitted to other grids, ``"stretch"`` or ``"crop-pad"``.
         out_norms: whether features have norms of their own.
-        global_pool: ``"avg"``, the mean over the tokens.
+        global_pool: ``"avg"``, the mean over the tokens, or ``""`` for none.
 
     Returns:
         The network.
@@ -166,7 +167,7 @@ def gfnet_h_b(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
 @register_model
 def test_gfnet(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
     """A tiny GFNet for tests: 32x32 images, a 4x4 grid."""
-    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2}
+    tiny = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3}
     return _isotropic("test_gfnet", pretrained, kwargs, **tiny)
 
 

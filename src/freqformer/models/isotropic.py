@@ -44,7 +44,7 @@ def isotropic(
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         resample: how filters are fitted to other grids, ``"stretch"`` or ``"crop-pad"``.
         out_norms: whether features have norms of their own.
-        global_pool: ``"avg"``, the mean over the tokens.
+        global_pool: ``"avg"``, the mean over the tokens, or ``""`` for none.
 
     Returns:
         The network.

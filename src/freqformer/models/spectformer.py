@@ -80,7 +80,9 @@ _TINY_PYRAMID: dict[str, Any] = {
 
 
 def _cfg(size: str) -> dict[str, Any]:
-    return default_cfg(origin_url=_PAGE, first_conv="stem.conv.0" if size.startswith("h_") else "stem.proj")
+    if size in _PYRAMIDS:
+        return default_cfg(stride=32, origin_url=_PAGE, first_conv="stem.conv.0")
+    return default_cfg(origin_url=_PAGE)
 
 
 _tiny_cfg: dict[str, Any] = {"img_size": 32, "crop_pct": 1.0, "num_classes": 10}
@@ -88,9 +90,9 @@ _tiny_cfg: dict[str, Any] = {"img_size": 32, "crop_pct": 1.0, "num_classes": 10}
 default_cfgs = generate_default_cfgs(
     {
         **{f"{family}_{size}": _cfg(size) for family in _FAMILIES for size in (*_SIZES, *_PYRAMIDS)},
-        "freqformer_n": default_cfg(img_size=32, crop_pct=1.0),
-        **{f"test_{family}": default_cfg(**_tiny_cfg) for family in _FAMILIES},
-        **{f"test_{family}_h": default_cfg(**_tiny_cfg, first_conv="stem.conv.0") for family in _FAMILIES},
+        "freqformer_n": default_cfg(img_size=32, stride=4, crop_pct=1.0),
+        **{f"test_{family}": default_cfg(**_tiny_cfg, stride=8) for family in _FAMILIES},
+        **{f"test_{family}_h": default_cfg(**_tiny_cfg, stride=32, first_conv="stem.conv.0") for family in _FAMILIES},
     }
 )
 
@@ -129,7 +131,7 @@ def pyramid(
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
         resample: how filters are fitted to other grids, ``"stretch"`` or ``"crop-pad"``.
         out_norms: whether features have norms of their own.
-        global_pool: ``"avg"``; the class block's token starts as the mean over the tokens.
+        global_pool: ``"avg"``, the class block, whose token starts as the mean over the tokens, or ``""`` for none.
 
     Returns:
         The network.
