@@ -127,9 +127,33 @@ def test_bare_weights_need_the_arch_alone(tmp_path, layout, suffix, arguments):
     assert not model.training
     assert model.num_classes == source.num_classes
     assert model.img_size == source.img_size
+    assert tuple(model.pretrained_cfg["input_size"][1:]) == source.img_size
     assert torch.equal(logits(model), logits(source))
     with pytest.raises(FreqFormerError, match="--arch"):
         load_model(path)
+
+
+@pytest.mark.parametrize("name", ["test_gfnet_h", "test_spectformer_h", "test_dfformer", "test_cdfformer", "test_afno"])
+@pytest.mark.parametrize("arguments", [{}, {"num_classes": 3, "in_chans": 1}, {"num_classes": 0}, {"img_size": 64}])
+def test_bare_weights_of_pyramids_need_the_arch_alone(tmp_path, name, arguments):
+    torch.manual_seed(0)
+    source = create_model(name, **arguments).eval()
+    torch.save(source.state_dict(), tmp_path / "bare.pth")
+    model = load_model(tmp_path / "bare.pth", arch=name)
+    assert model.num_classes == source.num_classes
+    if name != "test_afno":  # nothing in it tells a size
+        assert model.img_size == source.img_size
+    x = torch.randn(2, arguments.get("in_chans", 3), *source.img_size)
+    assert torch.equal(model(x), source(x))
+
+
+def test_bare_weights_without_token_labels(tmp_path):
+    source = create_model("test_spectformer_h", token_label=False).eval()
+    torch.save(source.state_dict(), tmp_path / "bare.pth")
+    model = load_model(tmp_path / "bare.pth", arch="test_spectformer_h")
+    assert not model.token_label
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(model(x), source(x))
 
 
 def test_bare_weights_of_a_non_square_grid(tmp_path):

@@ -34,6 +34,10 @@ def create_model(name: str, *, checkpoint: str | Path | None = None, **arguments
         model = cast(SpectralNet, timm.create_model(canonical_name(name), **arguments))
     except (TypeError, ValueError) as error:
         raise FreqFormerError(f"cannot make {name}: {error}") from error
+    if isinstance(model, SpectralNet):
+        # Images are prepared for the size that the model is made for.
+        cfg = model.pretrained_cfg
+        model.pretrained_cfg = {**cfg, "input_size": (cfg["input_size"][0], *model.img_size)}
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return model

@@ -229,7 +229,7 @@ def _make_model(config: ClassificationConfig, num_classes: int) -> SpectralNet:
     if config.drop_path is not None:
         arguments["drop_path_rate"] = config.drop_path
     model = create_model(config.arch, **arguments)
-    cfg = {**model.pretrained_cfg, "input_size": (3, *model.img_size), "interpolation": config.interpolation}
+    cfg = {**model.pretrained_cfg, "interpolation": config.interpolation}
     if config.crop_pct is not None:
         cfg["crop_pct"] = config.crop_pct
     model.pretrained_cfg = cfg
