@@ -17,6 +17,7 @@ from safetensors.torch import save, save_file
 import freqformer
 from freqformer import FreqFormerError, load_checkpoint
 from freqformer.checkpoints import read_description, read_weights, save_model, write_whole
+from freqformer.models.isotropic import isotropic
 
 TINY = ["test_gfnet", "test_freqformer"]
 
@@ -186,6 +187,20 @@ def test_another_models_weights_are_refused(tmp_path, other):
     torch.save(official(make(other)), path)
     message = refuse(lambda: load_checkpoint(make(), path), path)
     assert len(message) < 1500
+
+
+def test_a_model_of_ones_own_takes_weights_and_another_packages_does_not():
+    source = make("test_gfnet")
+    own = isotropic(img_size=32, patch_size=8, embed_dim=32, depth=3, spectral_depth=3, num_classes=10).eval()
+    load_checkpoint(own, source.state_dict())
+    assert torch.equal(logits(own), logits(source))
+    refuse(lambda: load_checkpoint(own, {"norm.weight": torch.zeros(3)}), "the network", "missing")
+    refuse(lambda: load_checkpoint(torch.nn.Linear(2, 2), source.state_dict()), "Linear")
+
+
+def test_a_pyramids_file_says_what_it_is():
+    state = {"patch_embed1.proj.weight": torch.zeros(8, 8, 3, 3)}
+    refuse(lambda: load_checkpoint(make(), state), "holds a SpectFormer pyramid", "test_freqformer")
 
 
 def test_a_vits_weights_are_refused():

@@ -66,61 +66,83 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
     """
     where = str(source) if isinstance(source, (str, Path)) else "the state dict"
     official = unwrap(source) if isinstance(source, Mapping) else read_weights(source)
+    net = _network(model)
     state, mapped = to_canonical(official, where)
     report = LoadReport(mapped=mapped)
-    net = model if isinstance(model, SpectralNet) else model.get_submodule("model")
+    problems = [*_account_for_keys(net, state, report), *_fit_shapes(net, state, report)]
+    if problems:
+        layout = layout_of(official)
+        kind = f" (it holds {layout.name})" if layout else ""
+        raise FreqFormerError(f"{where}{kind} does not fit {_name(net)}: {'; '.join(problems)}")
+    own = net.state_dict()
+    kept = {*report.left_out, *report.missing}
+    net.load_state_dict({key: own[key] if key in kept else state[key] for key in own})
+    return report
+
+
+def _network(model: nn.Module) -> SpectralNet:
+    """The network itself, also inside timm's feature extractor or a task."""
+    net = model if isinstance(model, SpectralNet) else getattr(model, "model", None)
     if not isinstance(net, SpectralNet):
         raise FreqFormerError(f"{type(model).__name__} is no model of this package")
+    return net
 
+
+def _account_for_keys(net: SpectralNet, state: Mapping[str, Tensor], report: LoadReport) -> list[str]:
+    """Report the keys that only one side has and that something explains; returns the others as problems."""
     own = net.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
+    fresh: tuple[str, ...] = ("out_norms.",)
     if not any(key.startswith("head.") for key in state):
-        report.missing += [key for key in missing if key.startswith(("head.", "token_head."))]
-    report.missing += [key for key in missing if key.startswith("out_norms.")]
+        fresh += ("head.", "token_head.")
     if net.out_norms is not None:
-        # A dense task's model and its file need no norm and no classifier for the image as a whole.
-        report.missing += [key for key in missing if key.startswith(("norm.", "pool."))]
-    spare = tuple(f"{name}." for name in _spare_modules(net))
-    spared = [key for key in unexpected if key.startswith(spare)]
-    report.left_out += [key for key in spared if key.startswith(("head.", "token_head."))]
-    report.unexpected = [key for key in spared if key not in report.left_out]
+        # A dense task's file needs no norm and no pooling for the image as a whole.
+        fresh += ("norm.", "pool.")
+    report.missing = [key for key in missing if key.startswith(fresh)]
 
+    spare = [*net.pruned, *([] if net.out_norms else ["out_norms"])]
+    if net.num_classes == 0:
+        spare += ["head", "token_head"]
+    elif net.token_head is None:
+        spare.append("token_head")
+    spared = [key for key in unexpected if key.startswith(tuple(f"{name}." for name in spare))]
+    report.left_out = sorted(key for key in spared if key.startswith(("head.", "token_head.")))
+    report.unexpected = [key for key in spared if key not in report.left_out]
+    return _problems(
+        missing=[key for key in missing if key not in report.missing],
+        unexpected=[key for key in unexpected if key not in spared],
+    )
+
+
+def _fit_shapes(net: SpectralNet, state: dict[str, Tensor], report: LoadReport) -> list[str]:
+    """Fit the tensors of ``state`` to the network's shapes; returns those that do not fit as problems."""
+    first_conv, classifier = _tensors_of(net, "first_conv"), _tensors_of(net, "classifier")
     misfits = []
-    for key in [key for key in own if key in state]:
-        value = state[key] = state[key].to(own[key].dtype)
-        shape = tuple(own[key].shape)
-        if value.shape == own[key].shape:
+    for key, target in net.state_dict().items():
+        if key not in state:
+            continue
+        value = state[key] = state[key].to(target.dtype)
+        shape = tuple(target.shape)
+        if tuple(value.shape) == shape:
             continue
         if _is_resampled(key, value, shape):
             state[key] = _resampled(net, key, value, shape)
             report.resampled.append(key)
-        elif key in _tensors_of(net, "first_conv") and value.shape[2:] == shape[2:] and value.shape[0] == shape[0]:
+        elif key in first_conv and (value.shape[0], *value.shape[2:]) == (shape[0], *shape[2:]):
             state[key] = adapt_input_conv(shape[1], value)
             report.adapted.append(key)
-        elif key in _tensors_of(net, "classifier"):
+        elif key in classifier:
             report.left_out.append(key)
         else:
             misfits.append(f"{key} {tuple(value.shape)} for {shape}")
-    problems = [
-        f"{what}: {_some(keys)}"
-        for what, keys in (
-            ("missing", [key for key in missing if key not in report.missing]),
-            ("unexpected", [key for key in unexpected if key not in spared]),
-            ("of another shape", misfits),
-        )
-        if keys
-    ]
-    if problems:
-        layout = layout_of(official)
-        kind = f" (it holds {layout.name})" if layout else ""
-        name = net.pretrained_cfg["architecture"]
-        raise FreqFormerError(f"{where}{kind} does not fit {name}: {'; '.join(problems)}")
     report.resampled.sort()
     report.left_out.sort()
-    keep = {key: own[key] if key in (*report.left_out, *report.missing) else state[key] for key in own}
-    net.load_state_dict(keep)
-    return report
+    return _problems(of_another_shape=misfits)
+
+
+def _problems(**keys: list[str]) -> list[str]:
+    return [f"{what.replace('_', ' ')}: {_some(some)}" for what, some in keys.items() if some]
 
 
 def native_grid(height: int, columns: int) -> tuple[int, int]:
@@ -147,18 +169,12 @@ def _resampled(net: SpectralNet, key: str, value: Tensor, shape: tuple[int, ...]
 
 def _tensors_of(net: SpectralNet, end: str) -> set[str]:
     """Keys of the modules that ``pretrained_cfg`` names as ``first_conv`` or ``classifier``."""
-    names = net.pretrained_cfg[end]
+    names = getattr(net, "pretrained_cfg", {}).get(end, ())
     return {f"{name}.{kind}" for name in ([names] if isinstance(names, str) else names) for kind in ("weight", "bias")}
 
 
-def _spare_modules(net: SpectralNet) -> list[str]:
-    """Modules that a classifier's file has and this model can do without."""
-    spare = [] if net.token_label and net.num_classes else ["token_head"]
-    if net.num_classes == 0:
-        spare.append("head")
-    if net.out_norms is None:
-        spare.append("out_norms")
-    return [*spare, *net.pruned]
+def _name(net: SpectralNet) -> str:
+    return getattr(net, "pretrained_cfg", {}).get("architecture", "the network")
 
 
 def _some(keys: list[str], most: int = 6) -> str:
