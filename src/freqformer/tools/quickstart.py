@@ -52,7 +52,7 @@ def quickstart(output_dir: str = "runs/quickstart") -> dict[str, float]:
     config = digits_config(output_dir)
     metrics = run(replace(config, overwrite=_is_repeat(config, folder)))
     held_out = open_images("DIGITS", None, "val")
-    shown = range(0, len(held_out), len(held_out) // 16)
+    shown = range(0, len(held_out), len(held_out) // 16)[:16]
     images = [held_out.load(i) for i in shown]
     predictions = predict(folder, images)
     truth = [held_out.classes[held_out.targets[i]] for i in shown]
