@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -288,3 +290,18 @@ def test_weights_without_a_published_link_are_named_with_the_way_out():
         with pytest.raises(FreqFormerError, match=r"spectformer_ti.*https://.*checkpoint=FILE") as caught:
             create("spectformer_ti", pretrained=True)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resample", ["stretch", "crop-pad"])
+def test_exported_for_another_size_in_a_fresh_process(resample):
+    """Nothing that an export makes by the way may be left in a cache, and nothing cached may be needed."""
+    code = (
+        "import torch, freqformer\n"
+        f"model = freqformer.create_model('test_spectformer_h', resample={resample!r}).eval()\n"
+        "x = torch.randn(1, 3, 56, 40)\n"
+        "program = torch.export.export(model, (x,))\n"
+        "torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -42,10 +42,11 @@ def _error(value, truth):
 
 
 def _assert_as_good_as(fast, plain, truth, factor=3.0):
-    """The relative error of ``fast`` is at most ``factor`` times that of ``plain``, plus one rounding."""
+    """The relative error of ``fast`` is at most ``factor`` times that of ``plain``, or that of one rounding."""
     assert fast.dtype == plain.dtype
     assert fast.shape == plain.shape == truth.shape
-    bound = factor * _error(plain, truth) + torch.finfo(fast.dtype).eps
+    # Of a few numbers plain PyTorch is now and then exact by luck.
+    bound = factor * max(_error(plain, truth), torch.finfo(fast.dtype).eps / 2)
     error = _error(fast, truth)
     assert np.isfinite(error)
     assert error <= bound, f"relative error {error:.2e}, allowed {bound:.2e}"

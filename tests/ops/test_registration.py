@@ -140,6 +140,17 @@ def test_an_exported_graph_has_no_complex_number_and_no_operator_of_ours(normal)
     torch.testing.assert_close(program.module()(x), global_filter(x, module.weight, lowering="fft"))
 
 
+def test_exporting_first_leaves_no_imitations_behind(normal):
+    """Constants made while exporting must be real: a second filter on the same grid, and later calls, use them."""
+    x = normal(1, 37, 3, 2, dtype=torch.float32)
+    first, second = (Filtered(normal(37, 2, 2, 2, seed=seed, dtype=torch.float32)) for seed in (1, 2))
+    both = torch.nn.Sequential(first, second)
+    program = torch.export.export(both, (x,))
+    expected = global_filter(global_filter(x, first.weight, lowering="fft"), second.weight, lowering="fft")
+    torch.testing.assert_close(program.module()(x), expected)
+    torch.testing.assert_close(global_filter(x, first.weight, lowering="dft"), first(x))
+
+
 def test_an_override_is_respected_in_a_compiled_graph(normal, filter_shape):
     x, weight = operands(normal, filter_shape)
     graphs = []
@@ -152,6 +163,14 @@ def test_an_override_is_respected_in_a_compiled_graph(normal, filter_shape):
     with use_lowering("fft"):
         torch.compile(lambda x, w: global_filter(x, w), fullgraph=True, backend=keep)(x, weight)
     assert any("global_filter_fft" in str(node.target) for node in graphs[0].graph.nodes)
+
+
+def test_constants_are_made_on_the_inputs_device(normal):
+    """Whatever the default device is."""
+    x, weight = normal(1, 13, 7, 2, dtype=torch.float32), normal(13, 4, 2, 2, dtype=torch.float32)
+    with torch.device("meta"):
+        y = global_filter(x, weight, lowering="dft")
+    torch.testing.assert_close(y, global_filter(x, weight, lowering="fft"))
 
 
 def test_constants_made_in_inference_mode_serve_training_afterwards(normal):

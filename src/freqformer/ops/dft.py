@@ -12,6 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .constants import plain_tensors
 from .precision import compute_dtype, without_autocast
 
 
@@ -60,12 +61,11 @@ def _matrices(height: int, width: int, dtype: torch.dtype, device: torch.device)
 
 @lru_cache(maxsize=64)
 def _cached_matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    # Made while exporting or inside inference_mode, they must still be plain tensors afterwards.
-    with torch.inference_mode(False), torch.no_grad():
+    with plain_tensors():
         columns = width // 2 + 1
         cos, sin = _waves(columns, width)
         along_w = torch.cat([cos, -sin])
-        multiplicity = torch.full((columns, 1), 2.0, dtype=torch.float64)
+        multiplicity = torch.full((columns, 1), 2.0, dtype=torch.float64, device="cpu")
         multiplicity[0] = 1
         if width % 2 == 0:
             multiplicity[-1] = 1
@@ -80,7 +80,7 @@ def _cached_matrices(height: int, width: int, dtype: torch.dtype, device: torch.
 
 def _waves(frequencies: int, length: int) -> tuple[Tensor, Tensor]:
     """Ortho-scaled cosine and sine of 2 pi k n / length, (frequencies, length), exact at multiples of pi."""
-    phase = torch.outer(torch.arange(frequencies), torch.arange(length)) % length
+    phase = torch.outer(torch.arange(frequencies, device="cpu"), torch.arange(length, device="cpu")) % length
     angle = 2 * math.pi / length * phase.double()
     sin = angle.sin().masked_fill_(2 * phase % length == 0, 0.0)
     return angle.cos() / math.sqrt(length), sin / math.sqrt(length)

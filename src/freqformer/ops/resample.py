@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import dft
+from .constants import plain_tensors
 from .precision import compute_dtype, without_autocast
 
 Grid = tuple[int, int]
@@ -69,14 +70,15 @@ def crop_pad_filter(weight: Tensor, native: Grid, grid: Grid) -> Tensor:
 @lru_cache(maxsize=64)
 def _crop_pad(length: int, new: int) -> Tensor:
     """The matrix (new, length) that takes circular positions to those of the same signed shift."""
-    matrix = torch.zeros(new, length, dtype=torch.float64)
+    rows = [[0.0] * length for _ in range(new)]
     for position in range(length):
         forward, backward = position, position - length
         halves = [(forward, 0.5), (backward, 0.5)] if forward == -backward else [(min(forward, backward, key=abs), 1.0)]
         for shift, share in halves:
             if 2 * abs(shift) <= new:
-                matrix[shift % new, position] += share
-    return matrix
+                rows[shift % new][position] += share
+    with plain_tensors():
+        return torch.tensor(rows, dtype=torch.float64, device="cpu")
 
 
 def stretch_position(embedding: Tensor, grid: Grid) -> Tensor:
