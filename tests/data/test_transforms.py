@@ -37,6 +37,25 @@ def test_train_gives_the_size_asked_for(size, shape):
     assert found.is_contiguous()
 
 
+@pytest.mark.parametrize("padding", [None, 0, 1, 5])
+def test_small_images_are_shifted_by_at_most_the_padding(padding):
+    image = picture()
+    plain = eval_transform((32, 32), crop_pct=1.0, **NORM)(image)
+    transform = train_transform((32, 32), hflip=0, aa="none", padding=padding, **NORM)
+    most = 4 if padding is None else padding
+    shifts = set()
+    for seed in range(30):
+        torch.manual_seed(seed)
+        found = transform(image)
+        inner = found[:, most : 32 - most, most : 32 - most]
+        for down in range(-most, most + 1):
+            for right in range(-most, most + 1):
+                window = plain[:, most + down : 32 - most + down, most + right : 32 - most + right]
+                if window.shape == inner.shape and torch.allclose(window, inner, atol=1e-5):
+                    shifts.add((down, right))
+    assert shifts == {(0, 0)} if padding == 0 else len(shifts) > 3
+
+
 @pytest.mark.parametrize("crop_pct", [0.5, 0.875, 0.95, 1.0])
 @pytest.mark.parametrize("shape", [(32, 32), (1, 1), (1, 20000), (20000, 1), (50, 70), (71, 50)])
 @pytest.mark.parametrize("size", [(32, 32), (7, 7), (48, 64), (64, 40)])

@@ -301,6 +301,7 @@ WRONG = [
     (["--cutmix", "-0.5"], "--cutmix"),
     (["--crop-pct", "0"], "crop"),
     (["--crop-pct", "1.5"], "crop"),
+    (["--crop-padding", "-1"], "--crop-padding"),
     (["--num-workers", "-1"], "workers"),
     (["--limit-train", "0"], "at least 1"),
     (["--lr", "-1"], "--lr"),

@@ -1,5 +1,6 @@
 """What the pyramids add: grids, features, token labels, filters on other grids."""
 
+import copy
 import functools
 import math
 
@@ -137,6 +138,9 @@ def test_token_labels(name):
     assert logits.shape == (2, 10)
     assert tokens.shape == (2, 2, 2, 10)
     torch.testing.assert_close(model(x), logits + 0.5 * tokens.flatten(1, 2).max(dim=1).values)
+    unpooled = copy.deepcopy(model)
+    unpooled.reset_classifier(10, "")
+    assert [part.shape for part in unpooled.forward_head(features, return_tokens=True)] == [(2, 2, 2, 10)] * 2
     plain = make(name, token_label=False).eval()
     report = freqformer.load_checkpoint(plain, model.state_dict())
     assert sorted(report.left_out) == ["token_head.bias", "token_head.weight"]

@@ -121,7 +121,7 @@ class SpectralNet(nn.Module):
         if pre_logits:
             return pooled
         logits = self.head(pooled)
-        if self.token_head is None or not self.global_pool:
+        if self.token_head is None or not (return_tokens or self.global_pool):
             return logits
         tokens = self.token_head(self.norm(x))
         return (logits, tokens) if return_tokens else logits + 0.5 * tokens.amax(dim=(1, 2))
