@@ -118,11 +118,11 @@ def _arguments_of(arch: str, official: Mapping[str, Tensor], where: str) -> dict
         model = create_model(arch)
     classifier = model.pretrained_cfg["classifier"]
     head = f"{classifier if isinstance(classifier, str) else classifier[0]}.weight"
-    arguments: dict[str, Any] = {"num_classes": state[head].shape[0] if head in state else 0}
+    arguments: dict[str, Any] = {"num_classes": state[head].shape[0] if head in state and state[head].ndim else 0}
     if model.token_label:
         arguments["token_label"] = "token_head.weight" in state
     first_conv = state.get(f"{model.pretrained_cfg['first_conv']}.weight")
-    if first_conv is not None:
+    if first_conv is not None and first_conv.ndim == 4:
         arguments["in_chans"] = first_conv.shape[1]
     size = _image_size(model, state)
     return arguments if size is None else {**arguments, "img_size": size}
@@ -134,6 +134,8 @@ def _image_size(model: SpectralNet, state: Mapping[str, Tensor]) -> tuple[int, i
         if key not in state or not (key == "pos_embed" or key.endswith("complex_weight")):
             continue
         stored = state[key]
+        if stored.ndim != 4 or stored.numel() == 0:
+            continue
         if stored.shape == own.shape:
             return None
         stride = model.stem.stride

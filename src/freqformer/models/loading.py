@@ -122,14 +122,17 @@ def _fit_shapes(net: SpectralNet, state: dict[str, Tensor], report: LoadReport) 
     for key, target in net.state_dict().items():
         if key not in state:
             continue
-        value = state[key] = state[key].to(target.dtype)
         shape = tuple(target.shape)
+        if state[key].is_complex():
+            misfits.append(f"{key} of {state[key].dtype}")
+            continue
+        value = state[key] = state[key].to(target.dtype)
         if tuple(value.shape) == shape:
             continue
         if _is_resampled(key, value, shape):
             state[key] = _resampled(net, key, value, shape)
             report.resampled.append(key)
-        elif key in first_conv and (value.shape[0], *value.shape[2:]) == (shape[0], *shape[2:]):
+        elif key in first_conv and _is_of_other_channels(value, shape):
             state[key] = adapt_input_conv(shape[1], value)
             report.adapted.append(key)
         elif key in classifier:
@@ -155,9 +158,18 @@ def native_grid(height: int, columns: int) -> tuple[int, int]:
 
 def _is_resampled(key: str, value: Tensor, shape: tuple[int, ...]) -> bool:
     """Whether a tensor differs from the model's by its grid alone."""
+    if value.ndim != 4 or value.numel() == 0:
+        return False
     if key == "pos_embed":
-        return value.ndim == 4 and value.shape[3] == shape[3]
-    return key.endswith("complex_weight") and value.ndim == 4 and tuple(value.shape[2:]) == shape[2:]
+        return (value.shape[0], value.shape[3]) == (shape[0], shape[3])
+    return key.endswith("complex_weight") and tuple(value.shape[2:]) == shape[2:]
+
+
+def _is_of_other_channels(value: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a convolution's weight differs from the model's by its image channels alone, and timm can adapt it."""
+    if value.ndim != 4 or (value.shape[0], *value.shape[2:]) != (shape[0], *shape[2:]):
+        return False
+    return value.shape[1] == 3 or (shape[1] == 1 and value.shape[1] > 0)
 
 
 def _resampled(net: SpectralNet, key: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -179,4 +191,7 @@ def _name(net: SpectralNet) -> str:
 
 def _some(keys: list[str], most: int = 6) -> str:
     rest = len(keys) - most
-    return ", ".join(keys[:most]) + (f" and {rest} more" if rest > 0 else "")
+    # A file may name its tensors with anything; the message stays one line.
+    return ", ".join(key if key.isprintable() else repr(key) for key in keys[:most]) + (
+        f" and {rest} more" if rest > 0 else ""
+    )

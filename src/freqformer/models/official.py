@@ -112,7 +112,7 @@ def to_canonical(state_dict: Mapping[str, Tensor], where: str) -> tuple[dict[str
     state = {names[key]: value for key, value in state_dict.items()}
     for name in [name for name in state if re.search(r"\.token_mixer\.kv\.", name)]:
         query, fused = name.replace(".kv.", ".q."), name.replace(".kv.", ".qkv.")
-        if query in state:
+        if query in state and state[query].ndim and state[query].shape[1:] == state[name].shape[1:]:
             state[fused] = torch.cat([state.pop(query), state.pop(name)])
             names = {key: fused if ours in (query, name) else ours for key, ours in names.items()}
     if "pos_embed" in state and state["pos_embed"].ndim == 3:
