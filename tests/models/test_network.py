@@ -245,15 +245,3 @@ def test_compiled_in_one_graph_it_is_equal(name, lowering, size):
             results.append([y.detach(), *(p.grad.clone() for p in model.parameters())])
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TINY)
-@pytest.mark.parametrize("size", [(32, 32), (24, 37)])
-def test_exported_it_is_equal(name, size):
-    model = make(name).eval()
-    x = images(2, 3, *size)
-    program = torch.export.export(model, (x,))
-    torch.testing.assert_close(program.module()(x), model(x), rtol=1e-4, atol=1e-5)
-    targets = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-    assert not any("fft" in target or "complex" in target for target in targets)
