@@ -94,5 +94,5 @@ def test_padding_keeps_a_symmetric_response_symmetric(normal):
 
 def test_the_two_ways_differ_in_what_they_keep(normal):
     weight = normal(4, 3, 2, 2)
-    assert torch.equal(fit_filter(weight, (4, 4), (7, 7), "stretch"), stretch_filter(weight, (7, 7)))
-    assert torch.equal(fit_filter(weight, (4, 4), (7, 7), "crop-pad"), crop_pad_filter(weight, (4, 4), (7, 7)))
+    assert torch.equal(fit_filter(weight, (7, 7), (4, 4), "stretch"), stretch_filter(weight, (7, 7)))
+    assert torch.equal(fit_filter(weight, (7, 7), (4, 4), "crop-pad"), crop_pad_filter(weight, (4, 4), (7, 7)))

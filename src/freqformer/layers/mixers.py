@@ -42,7 +42,7 @@ class _Filters(nn.Module):
         self.resample = resample
         self.complex_weight = nn.Parameter(torch.empty(grid[0], grid[1] // 2 + 1, filters, 2))
         nn.init.normal_(self.complex_weight, std=0.02)
-        self.fitted = Fitted(grid, partial(_fit, native=grid, resample=resample))
+        self.fitted = Fitted(grid, partial(fit_filter, native=grid, resample=resample))
 
     def weight_for(self, x: Tensor) -> Tensor:
         """The filters on the grid of ``x`` (B, H, W, C): (H, W//2+1, filters, 2)."""
@@ -51,10 +51,6 @@ class _Filters(nn.Module):
     def extra_repr(self) -> str:
         """Sizes, for ``print(model)``."""
         return f"filters={self.complex_weight.shape[2]}, grid={self.grid}, resample={self.resample!r}"
-
-
-def _fit(weight: Tensor, grid: Grid, native: Grid, resample: str) -> Tensor:
-    return fit_filter(weight, native, grid, resample)
 
 
 @register_notrace_module

@@ -176,7 +176,7 @@ def _resampled(net: SpectralNet, key: str, value: Tensor, shape: tuple[int, ...]
     if key == "pos_embed":
         return stretch_position(value, (shape[1], shape[2]))
     mixer = net.get_submodule(key.rpartition(".")[0])
-    return fit_filter(value, native_grid(value.shape[0], value.shape[1]), mixer.grid, mixer.resample)  # type: ignore
+    return fit_filter(value, mixer.grid, native_grid(value.shape[0], value.shape[1]), mixer.resample)  # type: ignore
 
 
 def _tensors_of(net: SpectralNet, end: str) -> set[str]:

@@ -16,8 +16,8 @@ Grid = tuple[int, int]
 RESAMPLINGS = ("stretch", "crop-pad")
 
 
-def fit_filter(weight: Tensor, native: Grid, grid: Grid, resample: str) -> Tensor:
-    """Fit a complex filter (H, F, C, 2) of the native grid to another grid by ``"stretch"`` or ``"crop-pad"``."""
+def fit_filter(weight: Tensor, grid: Grid, native: Grid, resample: str) -> Tensor:
+    """Fit a complex filter (H, F, C, 2) to a grid from its native one, by ``"stretch"`` or ``"crop-pad"``."""
     if resample == "stretch":
         return stretch_filter(weight, grid)
     return crop_pad_filter(weight, native, grid)
