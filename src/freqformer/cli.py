@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,16 +98,11 @@ def _models(flags: "Flags", words: list[str]) -> int:
     flags.positional("pattern", "shell pattern of the names to list", default="*")
     flags.switch("json", "print one JSON object a model")
     args = flags.parse(words)
-    from rich.console import Console
-    from rich.progress import track
-
     from .models import model_names, spelling
     from .tools import list_models
 
     names = model_names(spelling(args["pattern"]))
-    screen = Console(stderr=True)
-    shown = track(names, "counting", console=screen, transient=True, disable=not screen.is_terminal)
-    rows = [row for name in shown for row in list_models(name)]
+    rows = [row for name in _shown("counting")(names) for row in list_models(name)]
     if not rows:
         raise FreqFormerError(f"no model matches {args['pattern']!r}: `freqformer models` lists all")
     if args["json"]:
@@ -207,6 +203,27 @@ def _predict(flags: "Flags", words: list[str]) -> int:
     return 1 if unreadable else 0
 
 
+def _bench(flags: "Flags", words: list[str]) -> int:
+    from .bench import BENCHMARKS, run
+    from .flags import Flags
+
+    kind, *rest = words or ["--help"]
+    if kind in ("-h", "--help"):
+        print(f"usage: {flags.parser.prog} {'|'.join(BENCHMARKS)} [FLAGS]\n\n{flags.parser.description}\n")
+        print("\n".join(f"  {name:<8} {config.__doc__}" for name, config in BENCHMARKS.items()))
+        return 0 if words else 2
+    if kind not in BENCHMARKS:
+        raise FreqFormerError(f"there is no benchmark {kind!r}: choose one of {', '.join(BENCHMARKS)}")
+    config_type = BENCHMARKS[kind]
+    flags = Flags(f"{flags.parser.prog} {kind}", config_type.__doc__ or "")
+    flags.fields(config_type)
+    config = config_type(**flags.parse(rest))
+    rows = run(config, _shown("measuring"))
+    _table(*config.table(rows))
+    print(f"{config.rows_path()}: {len(rows)} rows added; picture {config.picture_path()}")
+    return 0
+
+
 def _convert(flags: "Flags", words: list[str]) -> int:
     flags.positional("source", "weight file, run folder, hf-hub:USER/MODEL or local-dir:FOLDER")
     flags.positional("target", "the .safetensors file to write")
@@ -230,12 +247,16 @@ def _quickstart(flags: "Flags", words: list[str]) -> int:
 
 def _in_batches(paths: list[Path], size: int) -> Any:
     """Batches of paths, with progress on a terminal."""
+    return _shown("reading")([paths[i : i + size] for i in range(0, len(paths), size)])
+
+
+def _shown(doing: str) -> Callable[[Sequence[Any]], Any]:
+    """A function that passes on a sequence's elements, with progress on a terminal."""
     from rich.console import Console
     from rich.progress import track
 
-    batches = [paths[i : i + size] for i in range(0, len(paths), size)]
     console = Console(stderr=True)
-    return track(batches, "reading", console=console, transient=True, disable=not console.is_terminal)
+    return partial(track, description=doing, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _table(header: list[str], rows: list[list[str]]) -> None:
@@ -256,5 +277,6 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "train": (_train, "train a classifier, or go on with a run"),
     "eval": (_eval, "evaluate a checkpoint on a validation split"),
     "predict": (_predict, "classify images with a checkpoint"),
+    "bench": (_bench, "time operations, models, training steps or image sizes against others"),
     "convert": (_convert, "write any weight file as safetensors"),
 }

@@ -4,7 +4,7 @@ import difflib
 import re
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
@@ -28,11 +28,16 @@ class Flags:
         self.optional_value: dict[str, str] = {}
 
     def value(self, name: str, type_: Any, text: str, *, default: Any = None, required: bool = False) -> None:
-        """Add a flag that takes a value."""
+        """Add a flag that takes a value, or for a list one or more."""
         self.types[name] = type_
         if type_ is bool:
             self.parser.add_argument(
                 _dashed(name), action=ActionYesNo(no_prefix="no-"), nargs="?", default=default, help=text
+            )
+        elif get_origin(type_) is list:
+            (element,) = get_args(type_)
+            self.parser.add_argument(
+                _dashed(name), nargs="+", type=element, default=default, required=required, help=text
             )
         else:
             self.parser.add_argument(_dashed(name), type=type_, default=default, required=required, help=text)
