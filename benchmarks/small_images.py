@@ -4,11 +4,16 @@ python benchmarks/small_images.py CIFAR10 --data-path DIR --output-dir runs/cifa
 """
 
 import argparse
+from pathlib import Path
 
-from record import record
+import torch
 
 import freqformer
+from freqformer.bench import append_rows, make_row
+from freqformer.engine.lightning import resolve_precision
 from freqformer.tasks import ClassificationConfig
+
+ROWS = Path(__file__).parent / "results" / "small_images.json"
 
 # Crops and flips alone, as so few epochs leave little to regularise.
 SETTINGS = {
@@ -37,8 +42,16 @@ def main() -> None:
         **vars(args),
     )
     metrics = freqformer.train(config)
-    name = f"freqformer_n-{args.data_set.lower().replace('_', '-')}"
-    print(record(name, metrics))
+    precision = resolve_precision(config.precision, config.accelerator)
+    row = make_row(
+        "small_images",
+        {"arch": config.arch, "data_set": config.data_set},
+        metrics,
+        dtype={"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(precision, "float32"),
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    append_rows(ROWS, [row])
+    print(ROWS)
 
 
 if __name__ == "__main__":

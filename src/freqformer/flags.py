@@ -175,5 +175,11 @@ def _dashed(name: str) -> str:
 
 
 def _readable(wanted: str | None) -> str:
-    words = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "str": "text",
+        "bool": "true or false",
+        "list[int]": "whole numbers",
+    }
     return words.get(str(wanted), str(wanted).replace("None", "none").replace("NoneType", "none"))

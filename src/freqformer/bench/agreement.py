@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Largest relative error in the 2-norm. An operation in half precision may round its input, output and a weight; a
-# network rounds in every layer, ours end to end and the official formulation around float32 filters.
+# Largest relative error in the 2-norm. An operation rounds a few times, a network in every layer: in half precision
+# the official formulation of dfformer_s18 errs by 0.0096 (bfloat16) and 0.0012 (float16), ours end to end by half more.
 OPERATION = {"float32": 1e-5, "bfloat16": 1e-2, "float16": 2e-3}
-NETWORK = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+NETWORK = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 4e-3}
 
 
 class Disagreement(Exception):

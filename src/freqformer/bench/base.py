@@ -32,7 +32,7 @@ class Benchmark(ABC):
     rounds: int = 10
     """Samples of each candidate; they take turns."""
     warmup: int = 3
-    """Calls of each candidate that are not counted."""
+    """Calls of each candidate that are not counted; at least 2."""
     output_dir: str | None = None
     """Where rows and picture go; by default benchmarks/results where it exists, else bench-results."""
 
@@ -46,8 +46,9 @@ class Benchmark(ABC):
         one_of("--dtype", self.dtype, DTYPES)
         if self.device == "cuda" and not torch.cuda.is_available():
             raise FreqFormerError("--device cuda: torch finds no GPU here; leave the flag out or use cpu")
-        for name in ("rounds", "warmup"):
-            at_least_one(name, getattr(self, name))
+        at_least_one("rounds", self.rounds)
+        if self.warmup < 2:
+            raise FreqFormerError(f"--warmup must be at least 2, not {self.warmup}")
 
     @abstractmethod
     def cases(self) -> Sequence[Any]:

@@ -22,7 +22,7 @@ from ..errors import FreqFormerError
 from .networks import Network, make_step
 from .timing import Step, synchronize
 
-_WARMUP, _STEPS = 2, 3
+_WARMUP, _STEPS = 1, 2
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 

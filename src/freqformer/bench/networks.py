@@ -83,18 +83,24 @@ def make_model(network: Network) -> nn.Module:
     torch.manual_seed(0)
     if is_ours(network.arch):
         model: nn.Module = create_model(network.arch, num_classes=_CLASSES, img_size=network.size)
+        _strengthen(model)
     else:
         # timm's attention models have a position for each token, its convolutional ones take any size.
         is_fixed = timm.models.get_pretrained_cfg(network.arch).fixed_input_size  # type: ignore[union-attr]
         sized: dict[str, Any] = {"img_size": network.size} if is_fixed else {}
         model = timm.create_model(network.arch, num_classes=_CLASSES, **sized)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            # Filters of new models are so weak that a wrong one would hardly show.
-            if name.endswith("complex_weight"):
-                parameter.normal_()
     dtype = torch.float32 if network.autocast else torch_dtype(network.dtype)
     return model.to(network.device, dtype).train(network.train)
+
+
+@torch.no_grad()
+def _strengthen(model: nn.Module) -> None:
+    """In a new model filters and the scales of branches are so small that a wrong filter would hardly show."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("complex_weight"):
+            parameter.normal_()
+        elif name.endswith("gamma"):
+            parameter.fill_(1)
 
 
 def make_step(network: Network, model: nn.Module | None = None) -> Callable[[], Tensor]:
@@ -150,18 +156,21 @@ def _setting(network: Network) -> Iterator[None]:
 
 
 def require_equal_networks(ours: Network, against: Network) -> None:
-    """Raise Disagreement unless two ways of running one architecture compute the same.
+    """Raise Disagreement unless two ways of running one architecture give the same features.
 
-    Logits are compared as they are timed, compiled where they will be. Behind a pooled output errors hide, so the
-    features before it are compared too, as they come from the modules.
+    Behind a pooled output errors hide, so the last grids are compared, as the modules give them without a compiler.
     """
+    features = [_features(network) for network in (ours, against)]
+    require_close(ours, against, "features", *features)
+
+
+def require_close(ours: Network, against: Network, what: str, one: Tensor, other: Tensor) -> None:
+    """Raise Disagreement unless results of two ways of running one architecture are equal up to their rounding."""
     half = next((name for name in (ours.dtype, against.dtype) if name != "float32"), "float32")
-    require_agreement(f"{ours.arch} in {ours.dtype}", _results(ours), _results(against), NETWORK[half])
+    require_agreement(f"{ours.arch} ({what}) in {ours.dtype}", [one], [other], NETWORK[half])
 
 
-def _results(network: Network) -> list[Tensor]:
+def _features(network: Network) -> Tensor:
     model = make_model(network)
-    call = torch.compile(model) if network.compiled else model
-    images = make_images(network)
     with torch.no_grad(), _setting(network):
-        return [model.forward_features(images), call(images)]  # type: ignore[operator]
+        return model.forward_features(make_images(network))  # type: ignore[operator]

@@ -86,7 +86,7 @@ class OpBenchmark(Benchmark):
         """Operation and shape (B, H, W, C) of x, the smallest x first."""
         shapes = [(b, *_sides(grid), c) for grid, b, c in product(self.grids, self.batch_sizes, self.channels)]
         shapes.sort(key=lambda shape: shape[0] * shape[1] * shape[2] * shape[3])
-        return [(operation, shape) for operation in self.operations for shape in shapes]
+        return list(product(self.operations, shapes))
 
     @cached_property
     def bandwidth(self) -> float:

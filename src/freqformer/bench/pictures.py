@@ -1,12 +1,13 @@
 """Pictures of benchmarks' rows, as PNG files."""
 
 from collections.abc import Callable, Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 from .record import Row
 
@@ -28,10 +29,12 @@ def draw(kind: str, rows: Sequence[Row], path: Path) -> None:
 def _op(rows: Sequence[Row]) -> Figure:
     """Speedups against the size of x, a panel for each operation and pass, a colour for each grid."""
     drawn = [row for row in rows if "speedup" in row["result"]]
-    panels = sorted({(row["setting"]["operation"], row["setting"]["pass"]) for row in drawn}, reverse=True)
+    panels = list(dict.fromkeys((row["setting"]["operation"], row["setting"]["pass"]) for row in drawn))
     grids = sorted({tuple(row["setting"]["x"][1:3]) for row in drawn})
-    figure = Figure(figsize=(5.5 * max(len(panels), 1), 4.2), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, max(len(panels), 1), squeeze=False).flat, panels, strict=False):
+    columns = min(2, len(panels)) or 1
+    lines = ceil(len(panels) / columns) or 1
+    figure = Figure(figsize=(5.5 * columns, 3.8 * lines), layout="constrained")
+    for axes, panel in zip(figure.subplots(lines, columns, squeeze=False).flat, panels, strict=False):
         for number, grid in enumerate(grids):
             of_grid = [
                 row
@@ -46,6 +49,7 @@ def _op(rows: Sequence[Row]) -> Figure:
                     _with_spread(axes, points, label=label, marker=marker, color=f"C{number}")
         axes.axhline(1, color="grey", linewidth=0.8)
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.set_title(f"{panel[0]}, {panel[1]}")
         axes.set_xlabel("size of x (MiB)")
         axes.set_ylabel(f"times as fast as {drawn[0]['setting']['against']}")

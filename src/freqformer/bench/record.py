@@ -115,14 +115,15 @@ def _git(*arguments: str) -> str | None:
 
 
 def device_name(device: str) -> str:
-    """A device's name: the GPU's, or the processor's with its half-precision units, its cores and threads in use."""
+    """A device's name: the GPU's, or the processor's with its half-precision units, and its cores."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     units = [name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)]
     threads = torch.get_num_threads()
-    return " ".join([_processor(), *units]) + f", {cores} cores" + (f", {threads} threads" if threads != cores else "")
+    in_use = f"{cores} cores" if threads == cores else f"{threads} of {cores} cores"
+    return f"{' '.join([_processor(), *units])}, {in_use}"
 
 
 def _processor() -> str:

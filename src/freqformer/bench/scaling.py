@@ -24,7 +24,7 @@ class ScalingBenchmark(Benchmark):
     """Models to measure."""
     against: list[str] = field(default_factory=lambda: ["deit_small_patch16_224"])
     """Models beside them, of ours or of timm; they are made for each size."""
-    input_sizes: list[int] = field(default_factory=lambda: [224, 448, 672, 896, 1120, 1344])
+    input_sizes: list[int] = field(default_factory=lambda: [224, 448, 896, 1344])
     """Sides of the images in pixels."""
     batch_size: int = 1
     """Images in a batch, at the largest size."""
@@ -32,8 +32,8 @@ class ScalingBenchmark(Benchmark):
     """Put more images in the batches of smaller sizes, so that every batch has about as many pixels."""
     rounds: int = 3
     """Samples of each model at each size; the models take turns."""
-    warmup: int = 1
-    """Calls that are not counted."""
+    warmup: int = 2
+    """Calls that are not counted; at least 2."""
     lowering: str | None = None
     """Our models use this lowering; by default the ones that the rules choose."""
     compile: bool = False
@@ -41,7 +41,7 @@ class ScalingBenchmark(Benchmark):
     autocast: bool = False
     """In half precision keep weights in float32 under autocast, rather than have weights and images in it."""
     memory: bool = True
-    """Measure peak memory; on a CPU in a process of its own for each model and size."""
+    """Measure peak memory; on a CPU in a process of its own for each size."""
 
     def check(self) -> None:
         """Refuse settings outside their range."""
@@ -64,15 +64,7 @@ class ScalingBenchmark(Benchmark):
         torch.compiler.reset()
         device = self.torch_device()
         networks = {name: self._network(name, case) for name in [*self.arch, *self.against]}
-        steps: dict[str, Step] = {}
-        peaks: dict[str, int] = {}
-        for name, network in networks.items():
-            try:
-                steps[name], peak = self._prepare(network)
-            except torch.cuda.OutOfMemoryError:
-                continue
-            if peak is not None:
-                peaks[name] = peak
+        steps, peaks = self._prepare(networks)
         samples = paired(steps, device, rounds=self.rounds, warmup=self.warmup)
         for name, network in networks.items():
             result: dict[str, Any] = {"out_of_memory": True}
@@ -147,12 +139,22 @@ class ScalingBenchmark(Benchmark):
             compiled=self.compile,
         )
 
-    def _prepare(self, network: Network) -> tuple[Step, int | None]:
-        if network.device == "cuda":
+    def _prepare(self, networks: dict[str, Network]) -> tuple[dict[str, Step], dict[str, int]]:
+        """Steps to be timed, and the peak memory of each in bytes, where it is wanted and can be had."""
+        if self.torch_device().type == "cpu":
+            steps: dict[str, Step] = {name: make_step(network) for name, network in networks.items()}
+            measured = cpu_peaks(list(networks.values())) if self.memory and is_measurable() else []
+            return steps, dict(zip(networks, measured, strict=False))
+        steps, peaks = {}, {}
+        for name, network in networks.items():
             before = torch.cuda.memory_allocated()
-            step = make_step(network)
-            # Also without a figure wanted: it runs the step, and so tells whether there is memory for it.
-            peak = cuda_peak(step, before)
-            return step, peak if self.memory else None
-        measured = self.memory and is_measurable()
-        return make_step(network), cpu_peaks([network])[0] if measured else None
+            try:
+                step = make_step(network)
+                # Also without a figure wanted: it tells whether there is memory for the step.
+                peak = cuda_peak(step, before)
+            except torch.cuda.OutOfMemoryError:
+                continue
+            steps[name] = step
+            if self.memory:
+                peaks[name] = peak
+        return steps, peaks

@@ -39,14 +39,14 @@ def paired(steps: Mapping[str, Step], device: torch.device, *, rounds: int, warm
         steps: what to time, by name.
         device: where they compute; each sample ends when it has finished.
         rounds: samples of each.
-        warmup: calls of each that are not counted.
+        warmup: calls of each that are not counted, two or more; the last tells how often a sample repeats the step.
 
     Returns:
         Seconds per call by name, one of each for every round.
     """
     repeats: dict[str, int] = {}
     for name, step in steps.items():
-        for _ in range(warmup):
+        for _ in range(warmup - 1):
             step()
         repeats[name] = math.ceil(_SAMPLE_SECONDS[device.type] / _seconds(step, device, 1))
     samples: dict[str, list[float]] = {name: [] for name in steps}

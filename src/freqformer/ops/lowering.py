@@ -9,7 +9,7 @@ from torch import Tensor
 LOWERINGS = ("reference", "fft", "dft")
 
 # Largest grid, in tokens, on which the matrix products beat torch.fft on a CPU in float32
-# (benchmarks/results/op-lowerings-cpu.json, forward and backward: 1.4 times as fast at 32x32, level at 56x56)
+# (benchmarks/results/op.json of 2026-11-21, forward and backward: 1.4 times as fast at 32x32, level at 56x56)
 # and well ahead of it on smaller ones.
 _DFT_MAX_TOKENS = 1024
 
