@@ -67,14 +67,10 @@ def _with_spread(axes: Axes, points: Sequence[Row], **style: Any) -> None:
 
 
 def _networks(rows: Sequence[Row]) -> Figure:
-    """Images per second and peak memory, a pair of bars for each model."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    """Images per second and, where measured, peak memory, a pair of bars for each model."""
     names = [row["setting"]["arch"] for row in rows]
-    for axes, (key, label) in zip(
-        figure.subplots(1, 2),
-        [("images_per_second", "images per second"), ("peak_mib", "peak memory (MiB)")],
-        strict=True,
-    ):
+    figure, panels = _panels([row["result"]["ours"] for row in rows])
+    for key, axes in panels.items():
         for shift, side in ((-0.2, "ours"), (0.2, "against")):
             values = [row["result"][side].get(key, 0) for row in rows]
             setting = rows[0]["setting"]["ours" if side == "ours" else "against_setting"]
@@ -83,7 +79,6 @@ def _networks(rows: Sequence[Row]) -> Figure:
             bars = axes.bar([i + shift for i in range(len(rows))], values, width=0.38, label=", ".join(words))
             axes.bar_label(bars, fmt="{:.4g}", fontsize=8)
         axes.set_xticks(range(len(rows)), names)
-        axes.set_ylabel(label)
         axes.margins(y=0.15)
         axes.grid(axis="y", alpha=0.3)
         axes.legend()
@@ -91,35 +86,42 @@ def _networks(rows: Sequence[Row]) -> Figure:
 
 
 def _scaling(rows: Sequence[Row]) -> Figure:
-    """Throughput and peak memory against image size, both in logarithmic scales, a line for each model."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    """Throughput and, where measured, peak memory against image size, both logarithmic, a line for each model."""
     sizes = sorted({row["setting"]["input_size"] for row in rows})
     names = list(dict.fromkeys(row["setting"]["arch"] for row in rows))
-    for axes, (key, label) in zip(
-        figure.subplots(1, 2),
-        [("images_per_second", "images per second"), ("peak_mib", "peak memory (MiB)")],
-        strict=True,
-    ):
+    figure, panels = _panels([row["result"] for row in rows])
+    for key, axes in panels.items():
         for name in names:
             points = [
                 (row["setting"]["input_size"], row["result"][key])
                 for row in rows
                 if row["setting"]["arch"] == name and key in row["result"]
             ]
-            axes.plot(*zip(*points, strict=True) if points else ([], []), marker="o", label=name)
-            if points and name == names[0]:
-                exponent = -2 if key == "images_per_second" else 2
-                linear = [points[0][1] * (size / points[0][0]) ** exponent for size in sizes]
+            if not points:
+                continue
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+            if name == names[0] and key == "images_per_second":
+                linear = [points[0][1] * (points[0][0] / size) ** 2 for size in sizes]
                 axes.plot(sizes, linear, color="grey", linestyle=":", label="linear in pixels")
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("side of the image (pixels)")
-        axes.set_ylabel(label)
         axes.grid(which="both", alpha=0.3)
         axes.legend()
     return figure
+
+
+def _panels(results: Sequence[Row]) -> tuple[Figure, dict[str, Axes]]:
+    """A figure with a panel for each of throughput and memory that some result has."""
+    labels = {"images_per_second": "images per second", "peak_mib": "peak memory (MiB)"}
+    keys = [key for key in labels if any(key in result for result in results)]
+    figure = Figure(figsize=(5.5 * max(len(keys), 1), 4.4), layout="constrained")
+    panels = dict(zip(keys, figure.subplots(1, max(len(keys), 1), squeeze=False).flat, strict=False))
+    for key, axes in panels.items():
+        axes.set_ylabel(labels[key])
+    return figure, panels
 
 
 _DRAWN: dict[str, Callable[[Sequence[Row]], Figure]] = {
