@@ -38,6 +38,8 @@ class Config(Base):
     """Anything else."""
     resume: str | None = None
     """From where."""
+    sizes: list[int] = field(default_factory=lambda: [7, 14])
+    """Several numbers."""
 
 
 @pytest.fixture
@@ -92,6 +94,17 @@ def test_none_where_a_number_must_be(parse):
 @pytest.mark.parametrize(("given", "size"), [("48", 48), ("[32, 64]", (32, 64)), ("[32,64]", (32, 64)), ("none", None)])
 def test_a_size_is_a_number_or_a_pair(parse, given, size):
     assert parse("--input-size", given)["input_size"] == size
+
+
+@pytest.mark.parametrize(("given", "sizes"), [(["3"], [3]), (["3", "4", "5"], [3, 4, 5])])
+def test_a_list_takes_one_word_or_more(parse, given, sizes):
+    assert parse("--epochs", 2, "--sizes", *given, "--name", "y")["sizes"] == sizes
+
+
+@pytest.mark.parametrize("given", [["x"], ["1", "x"], ["1.5"], []])
+def test_a_list_of_something_else(parse, given):
+    with pytest.raises(FreqFormerError, match="--sizes"):
+        parse("--sizes", *given)
 
 
 @pytest.mark.parametrize("given", ["[1]", "[1, 2, 3]", "x", "1.5"])

@@ -514,7 +514,7 @@ def test_the_command_is_what_the_row_says(monkeypatch, tmp_path, capsys):
 def test_it_runs_where_the_extras_are_absent(tmp_path):
     code = (
         "import sys\n"
-        "for name in ('rich', 'jsonargparse', 'matplotlib', 'lightning', 'yaml', 'torchmetrics', 'sklearn'):\n"
+        "for name in ('rich', 'jsonargparse', 'matplotlib', 'lightning', 'torchmetrics', 'sklearn'):\n"
         "    sys.modules[name] = None\n"
         "from freqformer.bench import OpBenchmark, run\n"
         "shape = {'grids': ['3'], 'channels': [1], 'batch_sizes': [1]}\n"

@@ -124,7 +124,12 @@ class OpBenchmark(Benchmark):
                 what = f"{operation} {name} on {'x'.join(map(str, shape))} in {self.dtype}"
                 require_agreement(what, our_step(), their_step(), OPERATION[self.dtype])
             steps: dict[str, Step] = {"ours": our_step, "against": their_step}
-            yield self._row(setting, self._time(steps, inputs[0], name))
+            result = self._time(steps, inputs[0], name)
+            if self.torch_device().type == "cuda":
+                for key, step in steps.items():
+                    # Beyond the inputs.
+                    result[key]["peak_mib"] = rounded(cuda_peak(step, torch.cuda.memory_allocated()) / MIB)
+            yield self._row(setting, result)
             if self.cuda_graphs and _bytes(inputs[0]) < LARGE:
                 replays = {key: graphed(step) for key, step in steps.items()}
                 yield self._row({**setting, "cuda_graph": True}, self._time(replays, inputs[0], name))
@@ -182,9 +187,6 @@ class OpBenchmark(Benchmark):
         result: dict[str, Any] = {key: milliseconds(value) for key, value in seconds.items()}
         result |= ratio(speedup(samples["ours"], samples["against"]))
         result["x_mib"] = _bytes(x) / MIB
-        if device.type == "cuda":
-            for key, step in steps.items():
-                result[key]["peak_mib"] = rounded(cuda_peak(step, torch.cuda.memory_allocated()) / MIB)
         if name == "forward":
             result["copy_gb_per_s"] = rounded(self.bandwidth / 1e9)
             # The least that must move: x once in, y once out.
