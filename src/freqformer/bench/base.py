@@ -93,10 +93,10 @@ def run(
     *,
     picture: bool = True,
 ) -> list[Row]:
-    """Measure what a config asks for; each case's rows are kept as soon as it is done.
+    """Measure what a config asks for; each row is kept as soon as it is measured.
 
     Args:
-        config: such as `OpBenchmark`.
+        config: an `OpBenchmark`, `ModelBenchmark`, `TrainBenchmark` or `ScalingBenchmark`.
         track: passes on the cases, and may show progress or stop early.
         picture: whether to draw the rows as a PNG; needs matplotlib.
 
@@ -113,9 +113,9 @@ def run(
         from .pictures import draw
     rows: list[Row] = []
     for case in track(config.cases()):
-        measured = list(config.measure(case))
-        append_rows(config.rows_path(), measured)
-        rows += measured
+        for row in config.measure(case):
+            append_rows(config.rows_path(), [row])
+            rows.append(row)
     summary = config.summarise(rows)
     if summary:
         append_rows(config.rows_path(), summary)
@@ -150,6 +150,11 @@ def ratio(factor: Spread) -> dict[str, float]:
 def rounded(value: float) -> float:
     """Four significant digits, which is more than a timing has."""
     return float(f"{value:.4g}")
+
+
+def readable(value: float) -> str:
+    """A figure for a table: four digits, or a whole number."""
+    return f"{value:.4g}" if value < 1e4 else f"{value:.0f}"
 
 
 def one_of(flag: str, value: str, choices: Sequence[str]) -> None:

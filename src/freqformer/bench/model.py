@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import FreqFormerError
 from ..ops import LOWERINGS
-from .base import DTYPES, MIB, Benchmark, Table, at_least_one, milliseconds, one_of, ratio, rounded
+from .base import DTYPES, MIB, Benchmark, Table, at_least_one, milliseconds, one_of, ratio, readable, rounded
 from .memory import cpu_peaks, cuda_peak, is_measurable
 from .networks import (
     OFFICIAL,
@@ -117,9 +117,9 @@ class ModelBenchmark(Benchmark):
                 text
                 for side in (result["ours"], result["against"])
                 for text in (
-                    f"{side['images_per_second']:.4g}",
-                    f"{side['ms']:.4g}",
-                    f"{side['peak_mib']:.4g}" if "peak_mib" in side else "-",
+                    readable(side["images_per_second"]),
+                    readable(side["ms"]),
+                    readable(side["peak_mib"]) if "peak_mib" in side else "-",
                 )
             ]
             factor = f"{result['speedup']:.2f} ({result['speedup_p10']:.2f} to {result['speedup_p90']:.2f})"

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import FreqFormerError
 from ..ops import LOWERINGS
 from .agreement import OPERATION, require_agreement
-from .base import MIB, Benchmark, Table, at_least_one, milliseconds, one_of, ratio, rounded, torch_dtype
+from .base import MIB, Benchmark, Table, at_least_one, milliseconds, one_of, ratio, readable, rounded, torch_dtype
 from .memory import cuda_peak
 from .networks import OFFICIAL
 from .operations import (
@@ -101,37 +101,29 @@ class OpBenchmark(Benchmark):
         ours = candidate(operation, self.lowering)
         ours = torch.compile(ours) if self.compile else ours
         found = self._against(operation, inputs)
+        settings = {name: self._setting(operation, name, shape) for name in self.passes}
+        if isinstance(found, str):
+            yield from (self._row(setting, {"skipped": found}) for setting in settings.values())
+            return
+        against, their_inputs = found
+        steps: dict[str, dict[str, Step]] = {}
         for name in self.passes:
-            setting = {
-                "operation": operation,
-                "pass": name,
-                "x": list(shape),
-                "lowering": self.lowering,
-                "against": self.against,
-                "compiled": self.compile,
-                "against_compiled": self.compile_baseline,
-                "cuda_graph": False,
-                "rounds": self.rounds,
-            }
-            if isinstance(found, str):
-                yield self._row(setting, {"skipped": found})
-                continue
-            against, their_inputs = found
             backward = name != "forward"
             our_step = make_step(ours, inputs, backward=backward)
             their_step = make_step(against, their_inputs, backward=backward)
+            steps[name] = {"ours": our_step, "against": their_step}
             if self.against != SUBQUADRATIC:
                 what = f"{operation} {name} on {'x'.join(map(str, shape))} in {self.dtype}"
                 require_agreement(what, our_step(), their_step(), OPERATION[self.dtype])
-            steps: dict[str, Step] = {"ours": our_step, "against": their_step}
-            result = self._time(steps, inputs[0], name)
+        for name, setting in settings.items():
+            result = self._time(steps[name], inputs[0], name)
             if self.torch_device().type == "cuda":
-                for key, step in steps.items():
+                for key, step in steps[name].items():
                     # Beyond the inputs.
                     result[key]["peak_mib"] = rounded(cuda_peak(step, torch.cuda.memory_allocated()) / MIB)
             yield self._row(setting, result)
             if self.cuda_graphs and _bytes(inputs[0]) < LARGE:
-                replays = {key: graphed(step) for key, step in steps.items()}
+                replays = {key: graphed(step) for key, step in steps[name].items()}
                 yield self._row({**setting, "cuda_graph": True}, self._time(replays, inputs[0], name))
 
     def summarise(self, rows: Sequence[Row]) -> list[Row]:
@@ -166,11 +158,24 @@ class OpBenchmark(Benchmark):
             if "skipped" in result:
                 lines.append([*start, shape, f"left out: {result['skipped']}", "", "", ""])
                 continue
-            times = [f"{result[side]['ms']:.4g}" for side in ("ours", "against")]
+            times = [readable(result[side]["ms"]) for side in ("ours", "against")]
             factor = f"{result['speedup']:.2f} ({result['speedup_p10']:.2f} to {result['speedup_p90']:.2f})"
             share = f"{result['copy_share']:.0%}" if "copy_share" in result else ""
             lines.append([*start, shape, *times, factor, share])
         return header, lines
+
+    def _setting(self, operation: str, name: str, shape: Sequence[int]) -> dict[str, Any]:
+        return {
+            "operation": operation,
+            "pass": name,
+            "x": list(shape),
+            "lowering": self.lowering,
+            "against": self.against,
+            "compiled": self.compile,
+            "against_compiled": self.compile_baseline,
+            "cuda_graph": False,
+            "rounds": self.rounds,
+        }
 
     def _against(self, operation: str, inputs: list[Tensor]) -> tuple[Function, list[Tensor]] | str:
         """The baseline and its inputs, or why there is none."""

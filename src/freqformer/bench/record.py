@@ -122,7 +122,7 @@ def device_name(device: str) -> str:
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     units = [name for name in ("amx_bf16", "avx512_bf16") if capabilities.get(name)]
     threads = torch.get_num_threads()
-    in_use = f"{cores} cores" if threads == cores else f"{threads} of {cores} cores"
+    in_use = "1 core" if cores == 1 else f"{cores} cores" if threads == cores else f"{threads} of {cores} cores"
     return f"{' '.join([_processor(), *units])}, {in_use}"
 
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..ops import LOWERINGS
-from .base import MIB, Benchmark, Table, at_least_one, milliseconds, one_of, rounded
+from .base import MIB, Benchmark, Table, at_least_one, milliseconds, one_of, readable, rounded
 from .memory import cpu_peaks, cuda_peak, is_measurable
 from .networks import Network, is_ours, make_step, require_known
 from .record import Row, make_row
@@ -120,8 +120,8 @@ class ScalingBenchmark(Benchmark):
             if "out_of_memory" in result:
                 lines.append([setting["arch"], size, "out of memory", "", ""])
                 continue
-            memory = f"{result['peak_mib']:.4g}" if "peak_mib" in result else "-"
-            times = [f"{result['images_per_second']:.4g}", f"{result['ns_per_pixel']:.4g}"]
+            memory = readable(result["peak_mib"]) if "peak_mib" in result else "-"
+            times = [readable(result["images_per_second"]), readable(result["ns_per_pixel"])]
             lines.append([setting["arch"], size, *times, memory])
         return header, lines
 
