@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 # Public name -> module and name that define it, imported on first use so that `import freqformer` is cheap.
 _PUBLIC = {
     "FreqFormerError": ("freqformer.errors", "FreqFormerError"),
+    "compile_for_inference": ("freqformer.compiling", "compile_for_inference"),
     "create_model": ("freqformer.factory", "create_model"),
     "evaluate": ("freqformer.engine", "evaluate"),
     "load_checkpoint": ("freqformer.models", "load_checkpoint"),

@@ -58,6 +58,9 @@ def test_every_lowering_in_value_and_gradients(
         lambda *t: dynamic_filter(*t, lowering="reference"), (x.double(), bank.double(), routing.double()), dy.double()
     )
     for ours_, plain_, truth_ in zip(ours, theirs, truth, strict=True):
+        if lowering == "dft" and dtype == torch.bfloat16:
+            # It multiplies in bfloat16, so the gradients of float32 weights have no better bound.
+            ours_, plain_ = ours_.to(dtype), plain_.to(dtype)
         assert_as_good_as(ours_, plain_, truth_, 8.0)
 
 

@@ -29,6 +29,9 @@ def compare(x, weight, dy, lowering, plain_filter, assert_as_good_as, factor=3.0
         lambda x, w: global_filter(x, w, lowering="reference"), x.double(), weight.double(), dy.double()
     )
     for ours_, plain_, truth_ in zip(ours, plain, truth, strict=True):
+        if lowering == "dft" and x.dtype == torch.bfloat16:
+            # It multiplies in bfloat16, so the gradient of a float32 weight has no better bound.
+            ours_, plain_ = ours_.to(x.dtype), plain_.to(x.dtype)
         assert_as_good_as(ours_, plain_, truth_, factor)
 
 
@@ -47,7 +50,7 @@ def test_full_precision(
 def test_half_precision(
     normal, filter_shape, plain_filter, assert_as_good_as, lowering, kind, dtype, batch, height, width
 ):
-    """Half inputs with float32 weights, as under autocast; computed in float32, so rounded once."""
+    """Half inputs with float32 weights, as under autocast."""
     shape = (batch, height, width, 4)
     x, dy = normal(*shape, seed=1, dtype=dtype), normal(*shape, seed=2, dtype=dtype)
     weight = normal(*filter_shape(kind, *shape), seed=3, dtype=torch.float32)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..compiling import compile_for_inference, compile_for_training
 from ..errors import FreqFormerError
 from ..factory import create_model
 from ..models import model_names, spelling
@@ -111,22 +112,24 @@ def make_step(network: Network, model: nn.Module | None = None) -> Callable[[], 
         model: its module; made when None.
     """
     model = make_model(network) if model is None else model
-    call = torch.compile(model) if network.compiled else model
     images = make_images(network)
     if not network.train:
+        call = compile_for_inference(model) if network.compiled else model
 
         def infer() -> Tensor:
             with _setting(network):
                 return call(images)
 
         return infer
+    if network.compiled:
+        compile_for_training(model)
     targets = torch.arange(network.batch, device=network.device) % _CLASSES
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05)
     scaler = torch.amp.GradScaler(network.device, enabled=network.dtype == "float16")
 
     def train() -> Tensor:
         with _setting(network):
-            loss = F.cross_entropy(call(images), targets)
+            loss = F.cross_entropy(model(images), targets)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

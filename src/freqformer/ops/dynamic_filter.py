@@ -41,9 +41,7 @@ def dynamic_filter(x: Tensor, bank: Tensor, routing: Tensor, *, lowering: str | 
         return _fft(x, bank, routing)
     if name == "reference":
         return reference.global_filter(x, _mixture(bank.double(), routing.double()))
-    dtype = compute_dtype(x)
-    with without_autocast(x):
-        return dft.global_filter(x, _mixture(bank.to(dtype), routing.to(dtype)))
+    return dft.dynamic_filter(x, bank, routing)
 
 
 def _check(x: Tensor, bank: Tensor, routing: Tensor) -> None:

@@ -12,6 +12,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..compiling import compile_for_training
 from ..data import mix
 from ..errors import FreqFormerError
 from .config import RunConfig
@@ -45,7 +46,7 @@ class Task(LightningModule):
         """Set by an engine that knows it; asking the Trainer would start its loader before a resumed run knows
         where it stopped."""
         if config.compile:
-            model.compile()
+            compile_for_training(model)
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
