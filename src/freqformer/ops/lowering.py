@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-LOWERINGS = ("reference", "fft", "dft")
+LOWERINGS = ("reference", "fft", "dft", "triton")
 
 # Largest grid, in tokens, on which the matrix products beat torch.fft on a CPU in float32
 # (benchmarks/results/op-lowerings-cpu.json, forward and backward: 1.4 times as fast at 32x32, level at 56x56)
@@ -21,7 +21,7 @@ def use_lowering(name: str) -> Iterator[None]:
     """Make every operation inside the ``with`` block use one lowering, unless its call names another.
 
     Args:
-        name: ``"reference"``, ``"fft"`` or ``"dft"``.
+        name: ``"reference"``, ``"fft"``, ``"dft"`` or ``"triton"``.
 
     Raises:
         ValueError: there is no lowering of that name.

@@ -1,4 +1,4 @@
-"""Lowering ``triton``: one fused CUDA kernel reads ``x`` once, filters it and writes ``y`` once; the gradients likewise.
+"""Lowering ``triton``: a fused CUDA kernel reads ``x`` once, filters it and writes ``y`` once; the gradients likewise.
 
 One program filters a block of BC channels of one image after another. With Cw - i Sw the transform along W, on
 F = W//2+1 columns, and D = Ch - i Sh that along H,
@@ -43,7 +43,9 @@ try:
     import triton
     import triton.language as tl
 except ImportError as error:
-    raise ImportError("lowering 'triton' needs the triton package: pip install triton, or use lowering='fft'") from error
+    raise ImportError(
+        "lowering 'triton' needs the triton package: pip install triton, or use lowering='fft'"
+    ) from error
 
 MAX_SIDE = 64
 MAX_SEQUENCE = 1024
@@ -123,9 +125,7 @@ def _along_h(re, im, both, SIGN: tl.constexpr, HP: tl.constexpr, N: tl.constexpr
 
 
 @triton.jit
-def _to_spectrum(
-    x, forward, both, HP: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, PRECISION: tl.constexpr
-):
+def _to_spectrum(x, forward, both, HP: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, PRECISION: tl.constexpr):
     """A block of columns of the spectrum, real and imaginary (HP, BC * BF), of a tile (HP * BC, WP)."""
     z = _dot(x, forward, PRECISION)
     re, im = tl.split(tl.permute(tl.reshape(z, (HP, BC, 2, BF)), (0, 1, 3, 2)))
@@ -133,9 +133,7 @@ def _to_spectrum(
 
 
 @triton.jit
-def _add_signal(
-    y, re, im, back, both, HP: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, PRECISION: tl.constexpr
-):
+def _add_signal(y, re, im, back, both, HP: tl.constexpr, BC: tl.constexpr, BF: tl.constexpr, PRECISION: tl.constexpr):
     """``y`` (HP * BC, WP) plus the signal of a block of columns of a spectrum, (HP, BC * BF)."""
     re, im = _along_h(re, im, both, -1, HP, BC * BF, PRECISION)
     z = tl.permute(tl.reshape(_rounded(tl.join(re, im), back.dtype), (HP * BC, BF, 2)), (0, 2, 1))
@@ -157,15 +155,13 @@ def _complex_load(at, inside, PARTS: tl.constexpr):
 
 
 @triton.jit
-def _bank_filter(
-    bank, k, ky, f, H: tl.constexpr, F: tl.constexpr, FILTERS: tl.constexpr
-):
+def _bank_filter(bank, k, ky, f, H: tl.constexpr, F: tl.constexpr, FILTERS: tl.constexpr):
     """Filter k of a bank (H, F, K, 2) on a block: (HP, 1, BF), the same for every channel."""
     return _complex_load(bank + ((ky * F + f) * FILTERS + k) * 2, (ky < H) & (f < F), 2)
 
 
 @triton.jit
-def _share(routing, image, k, c, channels, FILTERS: tl.constexpr):
+def _routed(routing, image, k, c, channels, FILTERS: tl.constexpr):
     """How much of filter k each channel takes: (1, BC, 1) of a routing (B, K, C)."""
     return tl.load(routing + (image * FILTERS + k) * channels + c, mask=c < channels, other=0.0).to(tl.float32)
 
@@ -185,10 +181,10 @@ def _weight_block(
         re = tl.zeros((HP, BC, BF), tl.float32)
         im = tl.zeros((HP, BC, BF), tl.float32)
         for k in tl.static_range(FILTERS):
-            share = _share(routing, image, k, c, channels, FILTERS)
+            routed = _routed(routing, image, k, c, channels, FILTERS)
             bank_re, bank_im = _bank_filter(weight, k, ky, f, H, F, FILTERS)
-            re += share * bank_re
-            im += share * bank_im
+            re += routed * bank_re
+            im += routed * bank_im
     sign = -scale if CONJUGATE else scale
     return tl.reshape(re * scale, (HP, BC * BF)), tl.reshape(im * sign, (HP, BC * BF))
 
@@ -210,7 +206,8 @@ def _filter(
         weight_re, weight_im = _weight_block(
             weight, routing, 0, channel, 0, channels, scale, H, F, HP, PARTS, FILTERS, PER_SAMPLE, CONJUGATE, BC, BF
         )
-    for image in range(tl.program_id(1).to(tl.int64), batch, tl.num_programs(1)):
+    # Ahead of their turn only images are fetched, not a filter's single numbers.
+    for image in tl.range(tl.program_id(1).to(tl.int64), batch, tl.num_programs(1), num_stages=2 if KEPT else 1):
         at = image * (H * W * channels) + offset
         tile = tl.load(x + at, mask=inside, other=0.0)
         out = tl.zeros((HP * BC, WP), tl.float32)
@@ -274,9 +271,9 @@ def _gradient(
                 cs = channel + tl.arange(0, BC)
                 at_routing = ((tl.program_id(1) * batch + image) * FILTERS + k) * channels + cs
                 tl.store(drouting + at_routing, part, mask=cs < channels)
-                taken = _share(routing, image, k, c, channels, FILTERS)
-                sum_re += tl.where(filters == k, tl.sum(taken * re, axis=1)[None, :, :], 0.0)
-                sum_im += tl.where(filters == k, tl.sum(taken * im, axis=1)[None, :, :], 0.0)
+                routed = _routed(routing, image, k, c, channels, FILTERS)
+                sum_re += tl.where(filters == k, tl.sum(routed * re, axis=1)[None, :, :], 0.0)
+                sum_im += tl.where(filters == k, tl.sum(routed * im, axis=1)[None, :, :], 0.0)
     if FILTERS == 0:
         at_weight = dweight + ((share * H + ky) * F + f) * channels * PARTS + c * PARTS
         exists = (ky < H) & (c < channels) & (f < F)
@@ -294,6 +291,7 @@ def _gradient(
 
 # ------------------------------------------------------------------------------------------------ on the host
 
+
 def _suitable(kernel: str, height: int, width: int, itemsize: int) -> list[triton.Config]:
     """The tile sizes worth timing on a grid, widest blocks of channels first.
 
@@ -301,17 +299,22 @@ def _suitable(kernel: str, height: int, width: int, itemsize: int) -> list[trito
     than the limit are spilled, and bytes of shared memory. More warps than 16 rows each of the transform along H
     would repeat its work.
     """
-    rows, columns = _padded_height(height), _padded(width)
-    all_warps = {1: (4, 8), 16: (4, 8), 32: (4,), 64: (8,)}[rows] if itemsize == 2 else (8,)
+    rows, columns, half = _padded_height(height), _padded(width), itemsize == 2
+    all_warps = {1: (4, 8), 16: (4, 8), 32: (4,), 64: (8,)}[rows] if half else (8,)
+    inputs = 1 if kernel == "filter" else 2
+    limit = {"filter": 192, "gradient": 128}[kernel] if half else 48
     found = []
-    for channels, block, warps in itertools.product((64, 32, 16, 8, 4, 2, 1), (32, 16, 8), all_warps):
+    blocks = (32, 16, 8) if half else (16, 8)
+    for channels, block, warps in itertools.product((64, 32, 16, 8, 4, 2, 1), blocks, all_warps):
         tile, products = rows * channels * columns, 4 * rows * channels * block
         values = tile + products if kernel == "filter" else 2 * products
-        fastest = (192 if kernel == "filter" else 128) if itemsize == 2 else 48
-        inputs = 1 if kernel == "filter" else 2
-        stages = 2 if 2 * inputs * tile * itemsize <= 160 * 1024 else 1
-        if block <= max(8, _padded(width // 2 + 1)) and values <= fastest * 32 * warps and rows * channels >= 16:
-            found.append(triton.Config({"BC": channels, "BF": block}, num_warps=warps, num_stages=stages))
+        useful = block <= max(8, triton.next_power_of_2(width // 2 + 1)) and rows * channels >= 16
+        if useful and values <= limit * 32 * warps:
+            sizes = {"BC": channels, "BF": block}
+            stages = 2 if 2 * inputs * tile * itemsize <= 160 * 1024 else 1
+            # Without a limit ptxas gives some float32 kernels 32 registers and spills the rest.
+            registers = None if half else 255
+            found.append(triton.Config(sizes, num_warps=warps, num_stages=stages, maxnreg=registers))
     return found[:6]
 
 
@@ -340,29 +343,32 @@ _gradient_tuned = _tuned(_gradient, "gradient", ["channels", "H", "W", "PARTS", 
 def global_filter(x: Tensor, weight: Tensor, conjugate: bool = False) -> Tensor:
     """Filter ``x`` (B, H, W, C) by ``weight`` or its conjugate; returns x's shape and dtype, contiguous."""
     parts = 1 if weight.ndim == 3 else 2
+    conjugate = conjugate and parts == 2
     return _filtered(x, weight, weight, conjugate, PARTS=parts, FILTERS=0, PER_SAMPLE=int(weight.ndim == 5))
 
 
 def dynamic_filter(x: Tensor, bank: Tensor, routing: Tensor, conjugate: bool = False) -> Tensor:
     """Filter ``x`` (B, H, W, C) by each sample's mixture of a bank (H, F, K, 2), or the mixture's conjugate."""
+    if bank.numel() == 0:
+        return torch.zeros_like(x, memory_format=torch.contiguous_format)
     return _filtered(x, bank, routing, conjugate, PARTS=2, FILTERS=bank.shape[2], PER_SAMPLE=0)
 
 
 def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
     """Gradient of ``sum(dy * global_filter(x, weight))`` in the weight, in its shape and dtype."""
-    sizes = _sizes(x)
+    _require(x)
     if x.numel() == 0:
         return torch.zeros_like(weight, memory_format=torch.contiguous_format)
     shares = x.shape[0] if weight.ndim == 5 else _shares(x)
     parts = 1 if weight.ndim == 3 else 2
     sums = x.new_empty(shares, *weight.shape[-4 if parts == 2 else -3 :], dtype=torch.float32)
-    _launch_gradient(x, dy, weight, weight, sums, sums, shares, sizes, PARTS=parts, FILTERS=0)
+    _sum_gradients(x, dy, weight, weight, sums, sums, shares, PARTS=parts, FILTERS=0)
     return (sums if weight.ndim == 5 else sums.sum(0)).to(weight.dtype)
 
 
 def dynamic_gradients(x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of ``sum(dy * dynamic_filter(x, bank, routing))`` in bank and routing, in their shapes and dtypes."""
-    sizes = _sizes(x)
+    _require(x)
     if x.numel() == 0 or routing.numel() == 0:
         contiguous = torch.contiguous_format
         return torch.zeros_like(bank, memory_format=contiguous), torch.zeros_like(routing, memory_format=contiguous)
@@ -373,12 +379,12 @@ def dynamic_gradients(x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor) -> t
     # Wider blocks than these are fewer: they leave zeros.
     bank_sums = x.new_zeros(shares * channel_blocks, *bank.shape, dtype=torch.float32)
     routing_sums = x.new_zeros(column_blocks, *routing.shape, dtype=torch.float32)
-    _launch_gradient(x, dy, bank, routing, bank_sums, routing_sums, shares, sizes, PARTS=2, FILTERS=bank.shape[2])
+    _sum_gradients(x, dy, bank, routing, bank_sums, routing_sums, shares, PARTS=2, FILTERS=bank.shape[2])
     return bank_sums.sum(0).to(bank.dtype), routing_sums.sum(0).to(routing.dtype)
 
 
 def _filtered(x: Tensor, weight: Tensor, routing: Tensor, conjugate: bool, **kind: int) -> Tensor:
-    sizes = _sizes(x)
+    _require(x)
     x, weight, routing = x.contiguous(), weight.contiguous(), routing.contiguous()
     y = torch.empty_like(x)
     batch, height, width, channels = x.shape
@@ -390,36 +396,26 @@ def _filtered(x: Tensor, weight: Tensor, routing: Tensor, conjugate: bool, **kin
         blocks = triton.cdiv(channels, config["BC"])
         return blocks, min(batch, triton.cdiv(_programs(x), blocks))
 
+    arguments = (x, weight, routing, y, forward, both, back, batch, channels, scale)
     with torch.cuda.device_of(x):
-        _filter_tuned[grid](
-            x, weight, routing, y, forward, both, back, batch, channels, scale, CONJUGATE=int(conjugate), **sizes, **kind
-        )
+        _filter_tuned[grid](*arguments, CONJUGATE=int(conjugate), **_sizes(height, width, x.dtype), **kind)
     return y
 
 
-def _launch_gradient(
-    x: Tensor,
-    dy: Tensor,
-    bank: Tensor,
-    routing: Tensor,
-    dweight: Tensor,
-    drouting: Tensor,
-    shares: int,
-    sizes: dict[str, Any],
-    **kind: int,
+def _sum_gradients(
+    x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor, sums: Tensor, routing_sums: Tensor, shares: int, **kind: int
 ) -> None:
     x, dy, bank, routing = x.contiguous(), dy.contiguous(), bank.contiguous(), routing.contiguous()
     batch, height, width, channels = x.shape
     forward, both, _, scale = _constants(height, width, x.dtype, x.device)
 
     def grid(config: dict[str, int]) -> tuple[int, int, int]:
-        return triton.cdiv(channels, config["BC"]), triton.cdiv(sizes["F"], config["BF"]), shares
+        return triton.cdiv(channels, config["BC"]), triton.cdiv(width // 2 + 1, config["BF"]), shares
 
+    arguments = (x, dy, bank, routing, sums, routing_sums, forward, both, batch, channels, scale)
     padded = triton.next_power_of_2(max(kind["FILTERS"], 1))
     with torch.cuda.device_of(x):
-        _gradient_tuned[grid](
-            x, dy, bank, routing, dweight, drouting, forward, both, batch, channels, scale, KP=padded, **sizes, **kind
-        )
+        _gradient_tuned[grid](*arguments, KP=padded, **_sizes(height, width, x.dtype), **kind)
 
 
 def _shares(x: Tensor) -> int:
@@ -434,13 +430,8 @@ def _programs(x: Tensor) -> int:
     return 4 * torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 4
 
 
-def _sizes(x: Tensor) -> dict[str, Any]:
-    """The kernels' constants for a grid.
-
-    Raises:
-        TypeError: float64.
-        ValueError: not on a GPU, or too large a grid.
-    """
+def _require(x: Tensor) -> None:
+    """Raise TypeError for float64, and ValueError where the kernels do not run or for too large a grid."""
     if x.dtype == torch.float64:
         raise TypeError("lowering 'triton' has no float64: use lowering='fft', or x in float32 or half precision")
     if not (x.is_cuda or INTERPRETED):
@@ -451,10 +442,14 @@ def _sizes(x: Tensor) -> dict[str, Any]:
             f"lowering 'triton' takes grids up to {MAX_SIDE}x{MAX_SIDE} and 1x{MAX_SEQUENCE}, not {height}x{width}: "
             "use lowering='fft'"
         )
+
+
+def _sizes(height: int, width: int, dtype: torch.dtype) -> dict[str, Any]:
+    """The constants of every kernel on a grid."""
     return {
         **{"H": height, "W": width, "F": width // 2 + 1},
         **{"HP": _padded_height(height), "WP": _padded(width), "FP": _padded_columns(width)},
-        "PRECISION": _FLOAT32 if x.dtype == torch.float32 else "tf32",
+        "PRECISION": _FLOAT32 if dtype == torch.float32 else "tf32",
     }
 
 
@@ -471,7 +466,9 @@ def _padded_columns(width: int) -> int:
 
 
 @lru_cache(maxsize=64)
-def _constants(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, float]:
+def _constants(
+    height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, float]:
     """What the kernels read as ``forward``, ``both`` and ``back``, and the scale that makes them ortho."""
     with plain_tensors():
         columns, rows = _padded_columns(width), _padded_height(height)
@@ -482,8 +479,8 @@ def _constants(height: int, width: int, dtype: torch.dtype, device: torch.device
         back = _filled(torch.stack([count * cos, -count * sin]), columns, _padded(width))
         both = _filled(power_h * torch.stack(waves(height, height)), rows, rows)
         both = both.reshape(2, -1, min(rows, 8), rows).transpose(0, 1)
-        matrices = (matrix.to(device, dtype).contiguous() for matrix in (forward, both, back))
-        return *matrices, 1 / (height * width * power_h**2 * power_w**2)
+        forward, both, back = (matrix.to(device, dtype).contiguous() for matrix in (forward, both, back))
+        return forward, both, back, 1 / (height * width * power_h**2 * power_w**2)
 
 
 def _filled(matrices: Tensor, rows: int, columns: int) -> Tensor:
