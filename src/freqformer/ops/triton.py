@@ -13,18 +13,19 @@ attention a program walks over blocks of BF columns, and each adds its share to 
     G = A K                     K: a weight, its conjugate, or a mixture of a bank's filters, made in registers
     y += (D* G) [m Cw; -m Sw]   back through the same two views
 
-Sh and Sw are zero on self-conjugate rows and columns, so the last product drops the imaginary part there: the
-inverse of the definition. The gradient in ``x`` is the same kernel with the conjugate weight. That in a weight is
+Sw is zero on self-conjugate columns, so the last product drops the imaginary part there: the inverse of the
+definition. The gradient in ``x`` is the same kernel with the conjugate weight. That in a weight is
 
     dK = m sum over images of conj(X_hat) dY_hat,
 
 summed in float32 by programs that own a block of channels, a block of columns and a share of the batch; the
 shares are then added in a fixed order, so a result depends on nothing but its inputs and the chosen tile sizes.
 
-Half inputs multiply in their own dtype and add in float32. The constants are cosines and sines times a power of
-two, one where a cosine is: no rounding of 1/sqrt(W) shifts the mean of an image. Each is within sqrt(2) of the ortho
-scaling and the exact rest multiplies the weight in float32. In float16 a spectrum times its weight must stay
-below 65504: for a constant image of 64 x 64 and a weight of 1, |x| below 700. Float32 multiplies in float32.
+Half inputs multiply in their own dtype and add in float32: about the error of one rounding of the result, also in the
+gradient of a float32 weight. The constants are cosines and sines times powers of two, so they are exact where a
+cosine is 1 and no rounding of 1/sqrt(W) scales the mean of an image; what is left of the ortho scaling multiplies the
+weight in float32. In float16 a spectrum times its weight must stay below 65504: at 64 x 64, |mean * weight| below
+1000. Float32 multiplies in float32.
 
 Zeros fill what is missing up to tiles of powers of two; H and W go up to 64, and a sequence (H = 1) up to 1024.
 """
@@ -325,7 +326,7 @@ def _configs(kernel: str, height: int, width: int, itemsize: int) -> list[triton
     return _INTERPRETED_CONFIGS if INTERPRETED else _suitable(kernel, height, width, itemsize)
 
 
-def _tuned(function: Any, kernel: str, key: list[str]) -> Any:
+def _tuned(function: Any, kernel: str, key: list[str], cleared: list[str]) -> Any:
     """The kernel with its tile sizes chosen by timing them, the first time that it meets a grid on a GPU."""
 
     def prune(configs: list[triton.Config], named: dict[str, Any], **sizes: Any) -> list[triton.Config]:
@@ -333,11 +334,12 @@ def _tuned(function: Any, kernel: str, key: list[str]) -> Any:
 
     # With one configuration nothing is timed; with two the function above replaces them.
     configs = _INTERPRETED_CONFIGS * (1 if INTERPRETED else 2)
-    return triton.autotune(configs, key, {"early_config_prune": prune}, cache_results=True)(function)
+    return triton.autotune(configs, key, {"early_config_prune": prune}, cleared, cache_results=True)(function)
 
 
-_filter_tuned = _tuned(_filter, "filter", ["channels", "H", "W", "PARTS", "FILTERS", "PER_SAMPLE"])
-_gradient_tuned = _tuned(_gradient, "gradient", ["channels", "H", "W", "PARTS", "FILTERS"])
+_filter_tuned = _tuned(_filter, "filter", ["channels", "H", "W", "PARTS", "FILTERS", "PER_SAMPLE"], [])
+# A configuration need not write all of these sums; what others that were timed wrote must not stay there.
+_gradient_tuned = _tuned(_gradient, "gradient", ["channels", "H", "W", "PARTS", "FILTERS"], ["dweight", "drouting"])
 
 
 def global_filter(x: Tensor, weight: Tensor, conjugate: bool = False) -> Tensor:
