@@ -296,26 +296,26 @@ def _gradient(
 def _suitable(kernel: str, height: int, width: int, itemsize: int) -> list[triton.Config]:
     """The tile sizes worth timing on a grid, widest blocks of channels first.
 
-    They follow what the compiler for sm_90 was seen to need: float32 values a thread holds at once, of which more
-    than the limit are spilled, and bytes of shared memory. More warps than 16 rows each of the transform along H
-    would repeat its work.
+    They follow what the compiler for sm_90 was seen to need: a thread spills when it holds more float32 values at once
+    than the limit, and shared memory holds the images, twice where the next is fetched ahead, and the waves along W.
+    More warps than 16 rows each of the transform along H would repeat its work.
     """
     rows, columns, half = _padded_height(height), _padded(width), itemsize == 2
     all_warps = {1: (4, 8), 16: (4, 8), 32: (4,), 64: (8,)}[rows] if half else (8,)
-    inputs = 1 if kernel == "filter" else 2
-    limit = {"filter": 192, "gradient": 128}[kernel] if half else 48
+    widest = max(8, triton.next_power_of_2(width // 2 + 1))
+    blocks = [block for block in ((32, 16, 8) if half else (16, 8)) if block <= widest]
+    images = 1 if kernel == "filter" else 2
     found = []
-    blocks = (32, 16, 8) if half else (16, 8)
     for channels, block, warps in itertools.product((64, 32, 16, 8, 4, 2, 1), blocks, all_warps):
-        tile, products = rows * channels * columns, 4 * rows * channels * block
-        values = tile + products if kernel == "filter" else 2 * products
-        useful = block <= max(8, triton.next_power_of_2(width // 2 + 1)) and rows * channels >= 16
-        if useful and values <= limit * 32 * warps:
+        tile = rows * channels * columns
+        values = tile + images * 4 * rows * channels * block
+        fetched, waves_w = images * tile * itemsize, 4 // images * columns * block * itemsize
+        fits = values <= (192 if half else 48) * 32 * warps and fetched + waves_w <= 160 * 1024
+        if fits and rows * channels >= (16 if half else 8):
+            stages = 2 if 2 * fetched + waves_w <= 160 * 1024 else 1
+            # Without a limit ptxas was seen to give some kernels 32 registers and to spill the rest.
             sizes = {"BC": channels, "BF": block}
-            stages = 2 if 2 * inputs * tile * itemsize <= 160 * 1024 else 1
-            # Without a limit ptxas gives some float32 kernels 32 registers and spills the rest.
-            registers = None if half else 255
-            found.append(triton.Config(sizes, num_warps=warps, num_stages=stages, maxnreg=registers))
+            found.append(triton.Config(sizes, num_warps=warps, num_stages=stages, maxnreg=255))
     return found[:6]
 
 
