@@ -316,7 +316,8 @@ def _suitable(kernel: str, height: int, width: int, itemsize: int) -> list[trito
             # Without a limit ptxas was seen to give some kernels 32 registers and to spill the rest.
             sizes = {"BC": channels, "BF": block}
             found.append(triton.Config(sizes, num_warps=warps, num_stages=stages, maxnreg=255))
-    return found[:6]
+    # Of narrow blocks of channels a bank's gradient has many partial sums.
+    return [c for c in found if 4 // images * c.kwargs["BC"] >= found[0].kwargs["BC"]][:6]
 
 
 _INTERPRETED_CONFIGS = [triton.Config({"BC": 16, "BF": 16}, num_warps=4)]
