@@ -38,19 +38,23 @@ def afno(
         w2: second layer, (2, K, T, S).
         b2: its bias, (2, K, S).
         threshold: by how much real and imaginary parts shrink towards zero.
-        lowering: ``"reference"``, ``"fft"`` or ``"dft"``; chosen by measured rules when None.
+        lowering: ``"reference"``, ``"fft"`` or ``"dft"``; chosen by measured rules when None. There is no
+            ``"triton"``.
 
     Returns:
         Tensor of the shape and dtype of ``x``.
 
     Raises:
         TypeError: an argument is not real floating point.
-        ValueError: wrong rank or shapes, a negative threshold, different devices, or an unknown lowering.
+        ValueError: wrong rank or shapes, a negative threshold, different devices, or a lowering that does not
+            exist here.
     """
     require_grid(x)
     _check(x, w1, b1, w2, b2, threshold)
     x = autocast_input(x)
     name = choose_lowering(x, lowering)
+    if name == "triton":
+        raise ValueError("afno has no lowering 'triton': call it with lowering='fft', or use_lowering('fft') around it")
     if name == "reference":
         return reference.afno(x, w1, b1, w2, b2, threshold)
     dtype = compute_dtype(x)

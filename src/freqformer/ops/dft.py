@@ -17,7 +17,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .constants import plain_tensors
+from .constants import column_counts, plain_tensors, waves
 from .precision import without_autocast
 
 # Largest grid, in tokens, on which one Kronecker product beats two separable ones on a CPU with AVX-512 BF16:
@@ -101,16 +101,13 @@ def _matrices(height: int, width: int, dtype: torch.dtype, device: torch.device)
 def _cached_matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     with plain_tensors():
         columns = width // 2 + 1
-        cos, sin = _waves(columns, width)
+        cos, sin = _ortho_waves(columns, width)
         along_w = torch.cat([cos, -sin])
-        multiplicity = torch.full((columns, 1), 2.0, dtype=torch.float64, device="cpu")
-        multiplicity[0] = 1
-        if width % 2 == 0:
-            multiplicity[-1] = 1
+        counts = column_counts(width)[:, None]
         # sin is zero on the self-conjugate columns: their imaginary part drops out, as defined.
-        back_w = torch.cat([multiplicity * cos, -multiplicity * sin]).T
+        back_w = torch.cat([counts * cos, -counts * sin]).T
 
-        cos, sin = _waves(height, height)
+        cos, sin = _ortho_waves(height, height)
         along_h = _complex_matrix(cos, -sin)
         back_h = _complex_matrix(cos, sin)
         return tuple(m.to(device, dtype).contiguous() for m in (along_w, along_h, back_h, back_w))
@@ -133,12 +130,9 @@ def _cached_kronecker(height: int, width: int, dtype: torch.dtype, device: torch
         return forward.T.to(device, dtype).contiguous(), backward.T.to(device, dtype).contiguous()
 
 
-def _waves(frequencies: int, length: int) -> tuple[Tensor, Tensor]:
-    """Ortho-scaled cosine and sine of 2 pi k n / length, (frequencies, length), exact at multiples of pi."""
-    phase = torch.outer(torch.arange(frequencies, device="cpu"), torch.arange(length, device="cpu")) % length
-    angle = 2 * math.pi / length * phase.double()
-    sin = angle.sin().masked_fill_(2 * phase % length == 0, 0.0)
-    return angle.cos() / math.sqrt(length), sin / math.sqrt(length)
+def _ortho_waves(frequencies: int, length: int) -> tuple[Tensor, Tensor]:
+    cos, sin = waves(frequencies, length)
+    return cos / math.sqrt(length), sin / math.sqrt(length)
 
 
 def _complex_matrix(real: Tensor, imag: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ It equals ``global_filter`` with the per-sample weight ``weight[b, h, f, c] = su
 routing[b, k, c] * bank[h, f, k]``, and so inherits its exact meaning.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
@@ -23,22 +25,22 @@ def dynamic_filter(x: Tensor, bank: Tensor, routing: Tensor, *, lowering: str | 
         x: real tensor (B, H, W, C), channels last; float64, float32, bfloat16 or float16.
         bank: K complex filters on the half-spectrum as a real view (H, F, K, 2), F = W//2+1.
         routing: share of each filter for each sample and channel, (B, K, C).
-        lowering: ``"reference"``, ``"fft"`` or ``"dft"``; chosen by measured rules when None.
+        lowering: ``"reference"``, ``"fft"``, ``"dft"`` or ``"triton"``; chosen by measured rules when None.
 
     Returns:
         Tensor of the shape and dtype of ``x``.
 
     Raises:
-        TypeError: an argument is not real floating point.
-        ValueError: wrong rank, a bank of another grid, a routing that fits neither, different devices, or an
-            unknown lowering.
+        TypeError: an argument is not real floating point, or a float64 ``x`` meets ``"triton"``.
+        ValueError: wrong rank, a bank of another grid, a routing that fits neither, different devices, an unknown
+            lowering, or a device or grid that ``"triton"`` does not serve.
     """
     require_grid(x)
     _check(x, bank, routing)
     x = autocast_input(x)
     name = choose_lowering(x, lowering)
-    if name == "fft":
-        return _fft(x, bank, routing)
+    if name in _OPERATORS:
+        return _OPERATORS[name](x, bank, routing)
     if name == "reference":
         return reference.global_filter(x, _mixture(bank.double(), routing.double()))
     return dft.dynamic_filter(x, bank, routing)
@@ -71,20 +73,13 @@ def _mixture(bank: Tensor, routing: Tensor) -> Tensor:
     return torch.einsum("bkc,hfkp->bhfcp", routing, bank)
 
 
-@torch.library.custom_op("freqformer::dynamic_filter_fft", mutates_args=())
-def _fft(x: Tensor, bank: Tensor, routing: Tensor) -> Tensor:
+def _fft_filter(x: Tensor, bank: Tensor, routing: Tensor, conjugate: bool) -> Tensor:
     dtype = compute_dtype(x)
     with without_autocast(x):
-        return fft.global_filter(x, _mixture(bank.to(dtype), routing.to(dtype)))
+        return fft.global_filter(x, _mixture(bank.to(dtype), routing.to(dtype)), conjugate)
 
 
-@_fft.register_fake
-def _(x: Tensor, bank: Tensor, routing: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
-
-
-@torch.library.custom_op("freqformer::dynamic_filter_fft_weight_gradients", mutates_args=())
-def _fft_weight_gradients(x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor) -> tuple[Tensor, Tensor]:
+def _fft_gradients(x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor) -> tuple[Tensor, Tensor]:
     if x.numel() == 0:
         return torch.zeros_like(bank), torch.zeros_like(routing)
     gradient = torch.view_as_real(fft.sample_gradient(x, dy))
@@ -94,23 +89,62 @@ def _fft_weight_gradients(x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor) 
     return dbank.to(bank.dtype).contiguous(), drouting.to(routing.dtype).contiguous()
 
 
-@_fft_weight_gradients.register_fake
-def _(x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor) -> tuple[Tensor, Tensor]:
-    contiguous = torch.contiguous_format
-    return torch.empty_like(bank, memory_format=contiguous), torch.empty_like(routing, memory_format=contiguous)
+def _triton_filter(x: Tensor, bank: Tensor, routing: Tensor, conjugate: bool) -> Tensor:
+    from . import triton
+
+    return triton.dynamic_filter(x, bank, routing, conjugate)
 
 
-def _save(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-    # The mixture is made again in the backward pass, never kept.
-    ctx.save_for_backward(*inputs)
+def _triton_gradients(x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor) -> tuple[Tensor, Tensor]:
+    from . import triton
+
+    return triton.dynamic_gradients(x, dy, bank, routing)
 
 
-def _backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    x, bank, routing = ctx.saved_tensors  # type: ignore[attr-defined]
-    need_x, *need_weights = ctx.needs_input_grad  # type: ignore[attr-defined]
-    dx = _fft(dy, bank * bank.new_tensor([1, -1]), routing) if need_x else None
-    dbank, drouting = _fft_weight_gradients(x, dy, bank, routing) if any(need_weights) else (None, None)
-    return dx, dbank, drouting
+def _register(
+    lowering: str,
+    filter_: Callable[[Tensor, Tensor, Tensor, bool], Tensor],
+    gradients: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Callable[..., Tensor]:
+    """Make operators of the filter with a mixture (or its conjugate) and of the gradients in bank and routing."""
+
+    @torch.library.custom_op(f"freqformer::dynamic_filter_{lowering}", mutates_args=())
+    def filtered(x: Tensor, bank: Tensor, routing: Tensor, conjugate: bool = False) -> Tensor:
+        return filter_(x, bank, routing, conjugate)
+
+    @torch.library.custom_op(f"freqformer::dynamic_filter_{lowering}_weight_gradients", mutates_args=())
+    def weight_gradients(x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor) -> tuple[Tensor, Tensor]:
+        return gradients(x, dy, bank, routing)
+
+    @filtered.register_fake
+    def _(x: Tensor, bank: Tensor, routing: Tensor, conjugate: bool = False) -> Tensor:
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+    @weight_gradients.register_fake
+    def _(x: Tensor, dy: Tensor, bank: Tensor, routing: Tensor) -> tuple[Tensor, Tensor]:
+        contiguous = torch.contiguous_format
+        return torch.empty_like(bank, memory_format=contiguous), torch.empty_like(routing, memory_format=contiguous)
+
+    def save(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+        # The mixture is made again in the backward pass, never kept.
+        *tensors, ctx.conjugate = inputs  # type: ignore[attr-defined]
+        ctx.save_for_backward(*tensors)
+
+    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, bank, routing = ctx.saved_tensors  # type: ignore[attr-defined]
+        need_x, *need_weights = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        conjugate: bool = ctx.conjugate  # type: ignore[attr-defined]
+        dx = filtered(dy, bank, routing, not conjugate) if need_x else None
+        # As in the global filter: of a conjugate the conjugate.
+        pair = (dy, x) if conjugate else (x, dy)
+        dbank, drouting = weight_gradients(*pair, bank, routing) if any(need_weights) else (None, None)
+        return dx, dbank, drouting, None
+
+    filtered.register_autograd(backward, setup_context=save)
+    return filtered
 
 
-_fft.register_autograd(_backward, setup_context=_save)
+_OPERATORS = {
+    "fft": _register("fft", _fft_filter, _fft_gradients),
+    "triton": _register("triton", _triton_filter, _triton_gradients),
+}

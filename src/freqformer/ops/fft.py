@@ -10,13 +10,14 @@ from torch import Tensor
 from .precision import compute_dtype
 
 
-def global_filter(x: Tensor, weight: Tensor) -> Tensor:
-    """Filter ``x`` (B, H, W, C) by ``weight``; returns x's shape and dtype, contiguous."""
+def global_filter(x: Tensor, weight: Tensor, conjugate: bool = False) -> Tensor:
+    """Filter ``x`` (B, H, W, C) by ``weight`` or its conjugate; returns x's shape and dtype, contiguous."""
     if x.numel() == 0:
         return torch.empty_like(x, memory_format=torch.contiguous_format)
     width = x.shape[2]
     # With a symmetric weight the product is a real image's spectrum, and every library's inverse agrees.
-    product = _rfft2(x) * _symmetrise(_as_complex(weight.to(compute_dtype(x))), width)
+    symmetric = _symmetrise(_as_complex(weight.to(compute_dtype(x))), width)
+    product = _rfft2(x) * (symmetric.conj_physical() if conjugate else symmetric)
     return _irfft2(product, width).to(x.dtype).contiguous()
 
 

@@ -10,9 +10,11 @@ H, then a real inverse along W which reads only the real part of the self-conjug
 symmetrising the weight on those columns first; the anti-symmetric part gets no gradient. What CUDA's own
 2-D inverse does there has not been measured yet (no GPU was at hand).
 
-Every lowering obeys this for any weight and any grid. ``fft`` is registered as an operator, so that
-complex numbers never reach a compiler; ``dft`` is plain matrix products, which exporters can see.
+Every lowering obeys this for any weight and any grid. ``fft`` and ``triton`` are registered as operators, so that
+complex numbers and kernels never reach a compiler; ``dft`` is plain matrix products, which exporters can see.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -34,21 +36,22 @@ def global_filter(x: Tensor, weight: Tensor, *, lowering: str | None = None) -> 
         x: real tensor (B, H, W, C), channels last; float64, float32, bfloat16 or float16.
         weight: on the half-spectrum, F = W//2+1: complex as a real view (H, F, C, 2), real (H, F, C), or
             one filter per sample (B, H, F, C, 2).
-        lowering: ``"reference"``, ``"fft"`` or ``"dft"``; chosen by measured rules when None.
+        lowering: ``"reference"``, ``"fft"``, ``"dft"`` or ``"triton"``; chosen by measured rules when None.
 
     Returns:
         Tensor of the shape and dtype of ``x``.
 
     Raises:
-        TypeError: ``x`` or ``weight`` is not real floating point.
-        ValueError: wrong rank, a weight of another grid, different devices, or an unknown lowering.
+        TypeError: ``x`` or ``weight`` is not real floating point, or a float64 ``x`` meets ``"triton"``.
+        ValueError: wrong rank, a weight of another grid, different devices, an unknown lowering, or a device or grid
+            that ``"triton"`` does not serve.
     """
     require_grid(x)
     _check(x, weight)
     x = autocast_input(x)
     name = choose_lowering(x, lowering)
-    if name == "fft":
-        return _fft(x, weight)
+    if name in _OPERATORS:
+        return _OPERATORS[name](x, weight)
     return (dft if name == "dft" else reference).global_filter(x, weight)
 
 
@@ -68,41 +71,59 @@ def _check(x: Tensor, weight: Tensor) -> None:
     require_same_device(x, weight=weight)
 
 
-@torch.library.custom_op("freqformer::global_filter_fft", mutates_args=())
-def _fft(x: Tensor, weight: Tensor) -> Tensor:
-    return fft.global_filter(x, weight)
+def _triton_filter(x: Tensor, weight: Tensor, conjugate: bool) -> Tensor:
+    from . import triton
+
+    return triton.global_filter(x, weight, conjugate)
 
 
-@_fft.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def _triton_weight_gradient(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+    from . import triton
+
+    return triton.weight_gradient(x, dy, weight)
 
 
-@torch.library.custom_op("freqformer::global_filter_fft_weight_gradient", mutates_args=())
-def _fft_weight_gradient(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
-    return fft.weight_gradient(x, dy, weight)
+def _register(
+    lowering: str,
+    filter_: Callable[[Tensor, Tensor, bool], Tensor],
+    gradient: Callable[[Tensor, Tensor, Tensor], Tensor],
+) -> Callable[..., Tensor]:
+    """Make operators of the filter with a weight (or its conjugate) and of the gradient in the weight."""
+
+    @torch.library.custom_op(f"freqformer::global_filter_{lowering}", mutates_args=())
+    def filtered(x: Tensor, weight: Tensor, conjugate: bool = False) -> Tensor:
+        return filter_(x, weight, conjugate)
+
+    @torch.library.custom_op(f"freqformer::global_filter_{lowering}_weight_gradient", mutates_args=())
+    def weight_gradient(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+        return gradient(x, dy, weight)
+
+    @filtered.register_fake
+    def _(x: Tensor, weight: Tensor, conjugate: bool = False) -> Tensor:
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+    @weight_gradient.register_fake
+    def _(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
+        return torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+    def save(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, bool], output: Tensor) -> None:
+        x, weight, ctx.conjugate = inputs  # type: ignore[attr-defined]
+        ctx.save_for_backward(x, weight)
+
+    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        need_x, need_weight = ctx.needs_input_grad[:2]  # type: ignore[attr-defined]
+        conjugate: bool = ctx.conjugate  # type: ignore[attr-defined]
+        dx = filtered(dy, weight, not conjugate) if need_x else None
+        # The gradient is conj(x-hat) dy-hat, and of a conjugate weight its conjugate.
+        pair = (dy, x) if conjugate else (x, dy)
+        return dx, weight_gradient(*pair, weight) if need_weight else None, None
+
+    filtered.register_autograd(backward, setup_context=save)
+    return filtered
 
 
-@_fft_weight_gradient.register_fake
-def _(x: Tensor, dy: Tensor, weight: Tensor) -> Tensor:
-    return torch.empty_like(weight, memory_format=torch.contiguous_format)
-
-
-def _save(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-    need_x, need_weight = ctx.needs_input_grad  # type: ignore[attr-defined]
-    dx = _fft(dy, _conjugate(weight)) if need_x else None
-    dweight = _fft_weight_gradient(x, dy, weight) if need_weight else None
-    return dx, dweight
-
-
-def _conjugate(weight: Tensor) -> Tensor:
-    """The weight of the adjoint operation."""
-    return weight if weight.ndim == 3 else weight * weight.new_tensor([1, -1])
-
-
-_fft.register_autograd(_backward, setup_context=_save)
+_OPERATORS = {
+    "fft": _register("fft", fft.global_filter, fft.weight_gradient),
+    "triton": _register("triton", _triton_filter, _triton_weight_gradient),
+}

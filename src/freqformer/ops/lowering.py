@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-LOWERINGS = ("reference", "fft", "dft")
+LOWERINGS = ("reference", "fft", "dft", "triton")
 
 # Largest grid, in tokens, on which the matrix products beat torch.fft on a CPU, forward and backward
 # (benchmarks/results/op.json): in bfloat16 they are 1.8 times as fast at 112x112 and level at 168x168; in float32,
@@ -21,7 +21,7 @@ def use_lowering(name: str) -> Iterator[None]:
     """Make every operation inside the ``with`` block use one lowering, unless its call names another.
 
     Args:
-        name: ``"reference"``, ``"fft"`` or ``"dft"``.
+        name: ``"reference"``, ``"fft"``, ``"dft"`` or ``"triton"``.
 
     Raises:
         ValueError: there is no lowering of that name.
@@ -42,9 +42,10 @@ def choose_lowering(x: Tensor, lowering: str | None) -> str:
         return _override
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         return "dft"
-    largest = _DFT_MAX_TOKENS.get(x.dtype, 0) if x.device.type == "cpu" else 0
-    # On a GPU no lowering has been timed yet, so it keeps the plain formulation.
-    return "dft" if x.shape[1] * x.shape[2] <= largest else "fft"
+    if x.device.type != "cpu":
+        # Where "triton" may stand: no lowering has been timed on a GPU yet, so it keeps the plain formulation.
+        return "fft"
+    return "dft" if x.shape[1] * x.shape[2] <= _DFT_MAX_TOKENS.get(x.dtype, 0) else "fft"
 
 
 def _checked(name: str) -> str:
