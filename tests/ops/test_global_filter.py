@@ -185,6 +185,15 @@ def test_autocast_leaves_float64_alone(normal, lowering):
     torch.testing.assert_close(y, global_filter(x, weight, lowering="reference"))
 
 
+@pytest.mark.parametrize("lowering", FAST)
+@pytest.mark.parametrize("grid", [(7, 7), (14, 14), (25, 34)], ids=str)
+def test_half_precision_keeps_the_mean_of_an_image(normal, lowering, grid):
+    """No rounded constant scales frequency zero: of a constant image only the filter and the result are rounded."""
+    x = torch.full((1, *grid, 2), 3.0, dtype=torch.bfloat16)
+    y = global_filter(x, torch.ones(grid[0], grid[1] // 2 + 1, 2), lowering=lowering)
+    torch.testing.assert_close(y.mean(dtype=torch.float64), x.mean(dtype=torch.float64), rtol=2**-7, atol=0)
+
+
 def test_use_lowering_reaches_calls_inside_it_and_nothing_else(normal):
     x, weight = normal(1, 6, 6, 2, dtype=torch.float32), normal(6, 4, 2, 2, dtype=torch.float32)
     named = {name: global_filter(x, weight, lowering=name) for name in ("reference", "fft", "dft")}

@@ -116,7 +116,8 @@ def test_inductor_compiles_it_under_autocast(normal, filter_shape, lowering):
     ours = torch.autograd.grad(y.float().square().sum(), (x, weight))
     eager = torch.autograd.grad(filtered(x, weight).float().square().sum(), (x, weight))
     for a, b in zip(ours, eager, strict=True):
-        torch.testing.assert_close(a, b, rtol=5e-2, atol=5e-2)
+        # Fused, sums round elsewhere: single elements that nearly cancel differ by more than their size.
+        assert (a - b).norm() < 2e-2 * b.norm()
 
 
 class Filtered(torch.nn.Module):

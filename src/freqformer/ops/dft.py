@@ -6,7 +6,9 @@ products act on contiguous views, so nothing is permuted. On tiny grids one Kron
 at once: more arithmetic, but a larger matrix and no spectrum in between.
 
 bfloat16 is multiplied in bfloat16, constants and spectrum included, so that a result carries a few of its roundings;
-products accumulate in float32. float16 is lifted to float32: a sum over a grid may leave its range.
+products accumulate in float32. There the constants are cosines and sines times powers of two, exact where a cosine is
+1, lest a rounded 1/sqrt(W) scale the mean of every image; the rest of the ortho scale multiplies the weight. float16
+is lifted to float32: a sum over a grid may leave its range.
 
 It is not a registered operator: exporters and compilers see the matrix products themselves.
 """
@@ -30,7 +32,7 @@ def global_filter(x: Tensor, weight: Tensor) -> Tensor:
     dtype = _product_dtype(x)
     # Autocast would round the transform's constants to half precision.
     with without_autocast(x):
-        weight = weight.to(dtype)
+        weight = _scaled(weight, x, dtype)
         spectrum = transform(x.to(dtype))
         if weight.ndim == 3:
             product = spectrum * weight.unsqueeze(1)
@@ -45,14 +47,14 @@ def dynamic_filter(x: Tensor, bank: Tensor, routing: Tensor) -> Tensor:
     dtype = _product_dtype(x)
     with without_autocast(x):
         # One matrix product, in the layout of the spectrum.
-        mixture = bank.to(dtype).permute(3, 0, 1, 2).flatten(0, 2) @ routing.to(dtype)
+        mixture = _scaled(bank, x, dtype).permute(3, 0, 1, 2).flatten(0, 2) @ routing.to(dtype)
         mixture = mixture.unflatten(1, (2, *bank.shape[:2]))
         product = _multiply(transform(x.to(dtype)), mixture[:, 0], mixture[:, 1])
         return inverse(product, x.shape[2]).to(x.dtype)
 
 
 def transform(x: Tensor) -> Tensor:
-    """The half-spectrum (B, H, P, F, C) of ``x`` (B, H, W, C), ortho-scaled; not for float16."""
+    """The half-spectrum (B, H, P, F, C) of ``x`` (B, H, W, C); ortho-scaled, but for bfloat16."""
     batch, height, width, channels = x.shape
     columns = width // 2 + 1
     if _is_tiny(x.dtype, height, width):
@@ -87,6 +89,18 @@ def _product_dtype(x: Tensor) -> torch.dtype:
     return torch.float32 if x.dtype == torch.float16 else x.dtype
 
 
+def _scaled(weight: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight in the dtype of the products, with what their constants lack of the ortho scale."""
+    if dtype == torch.bfloat16:
+        weight = weight / (_excess(x.shape[1]) * _excess(x.shape[2])) ** 2
+    return weight.to(dtype)
+
+
+def _excess(length: int) -> float:
+    """The nearest power of two over the ortho scale of a transform of this length."""
+    return math.sqrt(length) * 2.0 ** -round(math.log2(length) / 2)
+
+
 def _is_tiny(dtype: torch.dtype, height: int, width: int) -> bool:
     return dtype == torch.bfloat16 and height * width <= _KRONECKER_MAX_TOKENS
 
@@ -110,24 +124,28 @@ def _cached_matrices(height: int, width: int, dtype: torch.dtype, device: torch.
         cos, sin = _ortho_waves(height, height)
         along_h = _complex_matrix(cos, -sin)
         back_h = _complex_matrix(cos, sin)
+        if dtype == torch.bfloat16:
+            along_w, back_w = _excess(width) * along_w, _excess(width) * back_w
+            along_h, back_h = _excess(height) * along_h, _excess(height) * back_h
         return tuple(m.to(device, dtype).contiguous() for m in (along_w, along_h, back_h, back_w))
 
 
 @torch.compiler.assume_constant_result
-def _kronecker(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _kronecker(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Both axes at once: forward (H * P * F, H * W), inverse (H * W, H * P * F)."""
     return _cached_kronecker(height, width, dtype, device)
 
 
 @lru_cache(maxsize=64)
-def _cached_kronecker(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def _cached_kronecker(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     with plain_tensors():
         # The columns of a linear map are its values on unit vectors.
         signals = torch.eye(height * width, dtype=torch.float64, device="cpu")
         spectra = torch.eye(height * 2 * (width // 2 + 1), dtype=torch.float64, device="cpu")
         forward = transform(signals.unflatten(1, (height, width, 1))).flatten(1)
         backward = inverse(spectra.unflatten(1, (height, 2, -1, 1)), width).flatten(1)
-        return forward.T.to(device, dtype).contiguous(), backward.T.to(device, dtype).contiguous()
+        scale = _excess(height) * _excess(width) if dtype == torch.bfloat16 else 1.0
+        return tuple((scale * matrix.T).to(device, dtype).contiguous() for matrix in (forward, backward))
 
 
 def _ortho_waves(frequencies: int, length: int) -> tuple[Tensor, Tensor]:
