@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .constants import plain_tensors
 from .precision import compute_dtype, without_autocast
+from .symbolic import is_symbolic, transform_matrices
 
 
 def global_filter(x: Tensor, weight: Tensor) -> Tensor:
@@ -53,9 +54,15 @@ def _multiply(spectrum: Tensor, weight: Tensor) -> Tensor:
     return torch.stack([real * weight_real - imag * weight_imag, real * weight_imag + imag * weight_real], dim=2)
 
 
-@torch.compiler.assume_constant_result
 def _matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Forward along W (2F, W) and along H (2H, 2H), inverse along H (2H, 2H) and along W (W, 2F)."""
+    if is_symbolic(height, width):
+        return tuple(matrix.to(dtype) for matrix in transform_matrices(height, width, device))
+    return _constant_matrices(height, width, dtype, device)
+
+
+@torch.compiler.assume_constant_result
+def _constant_matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return _cached_matrices(height, width, dtype, device)
 
 
