@@ -10,6 +10,7 @@ _PUBLIC = {
     "FreqFormerError": ("freqformer.errors", "FreqFormerError"),
     "create_model": ("freqformer.factory", "create_model"),
     "evaluate": ("freqformer.engine", "evaluate"),
+    "export": ("freqformer.tools", "export"),
     "load_checkpoint": ("freqformer.models", "load_checkpoint"),
     "load_model": ("freqformer.factory", "load_model"),
     "predict": ("freqformer.tools", "predict"),

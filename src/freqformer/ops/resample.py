@@ -69,9 +69,7 @@ def _stretch(values: Tensor, size: Grid, align_corners: bool) -> Tensor:
         sides = zip(values.shape, size, strict=False)
         rows, columns = (stretch_matrix(*side, values.device, align_corners=align_corners) for side in sides)
         return _apply(rows, columns, values)
-    planes = F.interpolate(
-        values.permute(2, 0, 1).unsqueeze(0), size=size, mode="bicubic", align_corners=align_corners
-    )
+    planes = F.interpolate(values.permute(2, 0, 1).unsqueeze(0), size=size, mode="bicubic", align_corners=align_corners)
     return planes[0].permute(1, 2, 0).contiguous()
 
 
