@@ -6,7 +6,6 @@ products act on contiguous views, so nothing is permuted. It is not a registered
 compilers see the matrix products themselves.
 """
 
-import math
 from functools import lru_cache
 
 import torch
@@ -69,31 +68,4 @@ def _constant_matrices(height: int, width: int, dtype: torch.dtype, device: torc
 @lru_cache(maxsize=64)
 def _cached_matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     with plain_tensors():
-        columns = width // 2 + 1
-        cos, sin = _waves(columns, width)
-        along_w = torch.cat([cos, -sin])
-        multiplicity = torch.full((columns, 1), 2.0, dtype=torch.float64, device="cpu")
-        multiplicity[0] = 1
-        if width % 2 == 0:
-            multiplicity[-1] = 1
-        # sin is zero on the self-conjugate columns: their imaginary part drops out, as defined.
-        back_w = torch.cat([multiplicity * cos, -multiplicity * sin]).T
-
-        cos, sin = _waves(height, height)
-        along_h = _complex_matrix(cos, -sin)
-        back_h = _complex_matrix(cos, sin)
-        return tuple(m.to(device, dtype).contiguous() for m in (along_w, along_h, back_h, back_w))
-
-
-def _waves(frequencies: int, length: int) -> tuple[Tensor, Tensor]:
-    """Ortho-scaled cosine and sine of 2 pi k n / length, (frequencies, length), exact at multiples of pi."""
-    phase = torch.outer(torch.arange(frequencies, device="cpu"), torch.arange(length, device="cpu")) % length
-    angle = 2 * math.pi / length * phase.double()
-    sin = angle.sin().masked_fill_(2 * phase % length == 0, 0.0)
-    return angle.cos() / math.sqrt(length), sin / math.sqrt(length)
-
-
-def _complex_matrix(real: Tensor, imag: Tensor) -> Tensor:
-    """The complex (K, N) matrix as a real (K * P, N * P) one on interleaved real and imaginary parts."""
-    rows = torch.stack([torch.stack([real, -imag], -1), torch.stack([imag, real], -1)], 1)
-    return rows.reshape(2 * real.shape[0], 2 * real.shape[1])
+        return tuple(matrix.to(dtype).contiguous() for matrix in transform_matrices(height, width, device))
