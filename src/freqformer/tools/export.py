@@ -1,6 +1,7 @@
 """Models as files that other programs run: ONNX, and torch.export's own format."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -290,11 +291,11 @@ def _compare(run: Run, network: nn.Module, batches: list[Images]) -> tuple[float
         for ours, theirs in zip(_listed(network(batch)), run(batch), strict=True):
             if ours.shape != theirs.shape:
                 raise CheckFailed(f"the file returns {tuple(theirs.shape)} where PyTorch returns {tuple(ours.shape)}")
-            error = float((ours - theirs).abs().max())
-            # A comparison with a value that is no number must fail.
-            error = error if error == error else float("inf")
+            error, largest = float((ours - theirs).abs().max()), float(ours.abs().max())
+            if not math.isfinite(error):
+                error = math.inf
             difference = max(difference, error)
-            relative = max(relative, error / max(float(ours.abs().max()), 1e-30))
+            relative = max(relative, error / largest if 0 < largest < math.inf else error)
             agree += int((ours.flatten(1).argmax(1) == theirs.flatten(1).argmax(1)).sum())
             images += len(batch)
     return difference, relative, agree / images
