@@ -13,7 +13,7 @@ from freqformer.cli import main
 from freqformer.engine import EvaluationConfig
 from freqformer.tasks import ClassificationConfig
 
-COMMANDS = ["quickstart", "models", "train", "eval", "predict"]
+COMMANDS = ["quickstart", "models", "train", "eval", "predict", "export"]
 
 
 @dataclass
@@ -61,6 +61,10 @@ FLAGS = {
     "train": [*(field.name for field in fields(ClassificationConfig)), "config"],
     "eval": [*(field.name for field in fields(EvaluationConfig)), "json"],
     "predict": ["model_path", "arch", "top_k", "batch_size", "json"],
+    "export": [
+        *("model_path", "arch", "format", "input_size", "dynamic_size", "opset", "dtype", "calibration", "features"),
+        "overwrite",
+    ],
 }
 
 
@@ -113,6 +117,7 @@ def test_an_unknown_flag_suggests_the_nearest(command, name):
         ("train", "--learning-rate", None),
         ("eval", "--modelpath", "--model-path"),
         ("predict", "--topk", "--top-k"),
+        ("export", "--dynamic", "--dynamic-size"),
     ],
 )
 def test_the_nearest_flag_is_suggested_with_dashes(command, name, wrong, near):
@@ -166,9 +171,14 @@ class Absent:
         ("matplotlib", ["quickstart"], "train"),
         ("jsonargparse", ["models"], "cli"),
         ("docstring_parser", ["models"], "cli"),
+        ("onnx", ["export", "--arch", "test_gfnet", "x.onnx"], "export"),
+        ("onnxscript", ["export", "--arch", "test_gfnet", "x.onnx"], "export"),
+        ("onnxruntime", ["export", "--arch", "test_gfnet", "x.onnx"], "export"),
+        ("onnxruntime", ["predict", "--model-path", "x.onnx", "x.png"], "export"),
     ],
 )
-def test_a_missing_library_names_the_extra_that_has_it(command, monkeypatch, absent, words, extra):
+def test_a_missing_library_names_the_extra_that_has_it(command, monkeypatch, tmp_path, absent, words, extra):
+    monkeypatch.chdir(tmp_path)
     for name in list(sys.modules):
         if name.split(".")[0] == absent or (name.startswith("freqformer.") and name not in KEPT):
             monkeypatch.delitem(sys.modules, name)

@@ -11,6 +11,7 @@ _PUBLIC = {
     "compile_for_inference": ("freqformer.compiling", "compile_for_inference"),
     "create_model": ("freqformer.factory", "create_model"),
     "evaluate": ("freqformer.engine", "evaluate"),
+    "export": ("freqformer.tools", "export"),
     "load_checkpoint": ("freqformer.models", "load_checkpoint"),
     "load_model": ("freqformer.factory", "load_model"),
     "predict": ("freqformer.tools", "predict"),

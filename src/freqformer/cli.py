@@ -5,6 +5,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,9 @@ _EXTRAS = {
     "tensorboard": "train",
     "matplotlib": "train",
     "sklearn": "train",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export",
 }
 
 
@@ -61,7 +65,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         error = MissingExtra(error.name, _EXTRAS[error.name])
     if isinstance(error, FreqFormerError):
         # A worker process hands its error over with a traceback before it; the last line is the message.
-        return str(error).strip().splitlines()[-1].removeprefix("freqformer.errors.FreqFormerError: "), 2
+        return str(error).strip().splitlines()[-1].removeprefix("freqformer.errors.FreqFormerError: "), error.exit_code
     if hasattr(error, "exit_code"):
         return str(error), error.exit_code
     lines = str(error).strip().splitlines() or ["no message"]
@@ -166,7 +170,7 @@ def _eval(flags: "Flags", words: list[str]) -> int:
 
 
 def _predict(flags: "Flags", words: list[str]) -> int:
-    flags.value("model_path", str, "a run's folder, or a .ckpt, .pth or .safetensors file", required=True)
+    flags.value("model_path", str, "a run's folder, or a .ckpt, .pth, .safetensors or .onnx file", required=True)
     flags.value("arch", str, "the model's name; only bare weights need it")
     flags.value("top_k", int, "classes to name for each image", default=5)
     flags.value("batch_size", int, "images per step", default=64)
@@ -176,10 +180,10 @@ def _predict(flags: "Flags", words: list[str]) -> int:
     if args["top_k"] < 1 or args["batch_size"] < 1:
         raise FreqFormerError("--top-k and --batch-size must be at least 1")
     from .data import decode
-    from .factory import load_model
+    from .factory import load_classifier
     from .tools import find_images, predict
 
-    model = load_model(args["model_path"], arch=args["arch"])
+    model = load_classifier(args["model_path"], arch=args["arch"])
     unreadable = 0
     rows: list[list[str]] = []
     for batch in _in_batches(list(find_images(args["images"])), args["batch_size"]):
@@ -236,6 +240,31 @@ def _convert(flags: "Flags", words: list[str]) -> int:
     return 0
 
 
+def _export(flags: "Flags", words: list[str]) -> int:
+    flags.positional("target", "the .onnx or .pt2 file to write")
+    flags.value("model_path", str, "a run's folder, or a .ckpt, .pth or .safetensors file")
+    flags.value("arch", str, "the model's name, for bare weights; alone it exports fresh weights")
+    flags.value("format", str, "onnx or torch-export", default="onnx")
+    flags.value("input_size", int | tuple[int, int] | None, "image side in pixels, or [height, width]")
+    flags.switch("dynamic_size", "one file for any height and width")
+    flags.value("opset", int, "version of ONNX's operators", default=20)
+    flags.value("dtype", str, "float32, float16 or int8", default="float32")
+    flags.value("calibration", str, "folder of images that show int8 the range of every activation")
+    flags.switch("features", "export the feature maps of every stage in place of logits")
+    flags.switch("overwrite", "replace an existing target")
+    args = flags.parse(words)
+    from rich.console import Console
+
+    from .tools import export
+
+    screen = Console(stderr=True)
+    with screen.status("loading") if screen.is_terminal else nullcontext() as status:
+        progress = status.update if status else lambda step: None
+        report = export(args.pop("model_path"), args.pop("target"), **args, progress=progress)
+    print(report)
+    return 0
+
+
 def _quickstart(flags: "Flags", words: list[str]) -> int:
     flags.value("output_dir", str, "the run's folder", default="runs/quickstart")
     args = flags.parse(words)
@@ -279,4 +308,5 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "predict": (_predict, "classify images with a checkpoint"),
     "bench": (_bench, "time operations, models, training steps or image sizes against others"),
     "convert": (_convert, "write any weight file as safetensors"),
+    "export": (_export, "write a model as an ONNX or torch.export file, checked"),
 }

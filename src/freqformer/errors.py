@@ -4,6 +4,14 @@
 class FreqFormerError(Exception):
     """Wrong use or unusable input; the command line prints its one line and exits with code 2."""
 
+    exit_code = 2
+
+
+class CheckFailed(FreqFormerError):
+    """What was made is not what it should be; it is kept to be looked at, and the exit code is 1."""
+
+    exit_code = 1
+
 
 class MissingExtra(FreqFormerError):
     """An optional dependency is absent; the message names the extra that installs it."""

@@ -13,6 +13,10 @@ from .errors import FreqFormerError
 from .models import SpectralNet, canonical_name, load_checkpoint
 from .models.loading import native_grid
 from .models.official import to_canonical
+from .onnx_model import OnnxModel
+
+Classifier = SpectralNet | OnnxModel
+"""What classifies images: it has ``num_classes`` and, as ``pretrained_cfg``, its preprocessing."""
 
 
 def create_model(name: str, *, checkpoint: str | Path | None = None, **arguments: Any) -> SpectralNet:
@@ -57,6 +61,11 @@ def load_model(path: str | Path, *, arch: str | None = None) -> SpectralNet:
         FreqFormerError: an unreadable file, bare weights without ``arch``, or another ``arch``.
     """
     return load_described(path, arch=arch)[0]
+
+
+def load_classifier(path: str | Path, *, arch: str | None = None) -> Classifier:
+    """The model in a checkpoint, as `load_model` makes it, or in an exported ``.onnx`` file."""
+    return OnnxModel(path) if Path(path).suffix == ".onnx" else load_model(path, arch=arch)
 
 
 def load_described(path: str | Path, *, arch: str | None = None) -> tuple[SpectralNet, dict[str, Any]]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ..checkpoints import write_whole
 from ..data import open_images
 from ..errors import FreqFormerError
-from ..factory import load_model
+from ..factory import load_classifier
 from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples, require, require_size
 from .datamodule import evaluation_loader
 from .lightning import progress_bars, quiet, resolve_precision, wrong_settings
@@ -25,7 +25,7 @@ class EvaluationConfig:
     """What to evaluate, and on which images."""
 
     model_path: str
-    """A run's folder, or a .ckpt, .pth or .safetensors file."""
+    """A run's folder, or a .ckpt, .pth, .safetensors or .onnx file."""
     arch: str | None = None
     """The model's name; only bare weights need it."""
     data_set: str = "IMNET"
@@ -68,7 +68,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     require_size(config.input_size)
     if config.per_class is not None and not Path(config.per_class).parent.is_dir():
         raise FreqFormerError(f"cannot write {config.per_class}: its folder does not exist")
-    model = load_model(config.model_path, arch=config.arch)
+    model = load_classifier(config.model_path, arch=config.arch)
     changes = {
         "input_size": (3, *to_2tuple(config.input_size)) if config.input_size is not None else None,
         "crop_pct": config.crop_pct,

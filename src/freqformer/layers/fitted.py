@@ -7,6 +7,8 @@ import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
+from ..ops import is_symbolic
+
 Grid = tuple[int, int]
 
 _MOST_GRIDS = 8
@@ -34,7 +36,7 @@ class Fitted(nn.Module):
 
     def forward(self, parameter: Tensor, grid: Grid) -> Tensor:
         """The parameter on ``grid``."""
-        if grid == self.native:
+        if not is_symbolic(*grid) and grid == self.native:
             return parameter
         if not _memorable(parameter):
             return self.fit(parameter, grid)

@@ -9,7 +9,7 @@ from timm.layers import Mlp
 from timm.models import register_notrace_module
 from torch import Tensor, nn
 
-from ..ops import RESAMPLINGS, afno, dynamic_filter, fit_filter, global_filter
+from ..ops import RESAMPLINGS, afno, dynamic_filter, fit_filter, global_filter, is_symbolic
 from .activations import StarReLU
 from .fitted import Fitted
 
@@ -208,7 +208,7 @@ class Attention(nn.Module):
         tokens = height * width
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, channels // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        if x.device.type == "cpu" and tokens <= _PLAIN_ATTENTION_MAX_TOKENS:
+        if is_symbolic(tokens) or (x.device.type == "cpu" and tokens <= _PLAIN_ATTENTION_MAX_TOKENS):
             scores = (q * (channels // self.num_heads) ** -0.5) @ k.transpose(-2, -1)
             y = scores.softmax(dim=-1) @ v
         else:

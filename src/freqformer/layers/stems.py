@@ -5,6 +5,8 @@ from math import ceil
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import is_symbolic
+
 Grid = tuple[int, int]
 
 
@@ -51,8 +53,12 @@ class Shrink(nn.Module):
         """Shrink the grid ``x`` (B, H, W, C)."""
         x = self.pre_norm(x).permute(0, 3, 1, 2)
         if self.kernel_size == self.stride:
-            x = F.pad(x, (0, -x.shape[3] % self.stride, 0, -x.shape[2] % self.stride))
+            x = F.pad(x, (0, self._missing(x.shape[3]), 0, self._missing(x.shape[2])))
         return self.post_norm(self.proj(x).permute(0, 2, 3, 1))
+
+    def _missing(self, side: int) -> int:
+        """Zeros that make a side divisible; of a symbol as many as any needs, the convolution leaves out the rest."""
+        return self.stride - 1 if is_symbolic(side) else -side % self.stride
 
 
 class ConvStem(nn.Module):

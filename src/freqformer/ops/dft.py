@@ -19,8 +19,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .constants import column_counts, plain_tensors, waves
+from .constants import plain_tensors
 from .precision import without_autocast
+from .symbolic import is_symbolic, transform_matrices
 
 # Largest grid, in tokens, on which one Kronecker product beats two separable ones on a CPU with AVX-512 BF16:
 # 1.8 times as fast at 7x7, 1.3 at 9x9, level at 10x10. In float32 it lost everywhere above 4x4.
@@ -97,37 +98,37 @@ def _scaled(weight: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _excess(length: int) -> float:
-    """The nearest power of two over the ortho scale of a transform of this length."""
+    """The nearest power of two over the ortho scale of a transform of this length; 1 for a symbol."""
+    if is_symbolic(length):
+        return 1.0
     return math.sqrt(length) * 2.0 ** -round(math.log2(length) / 2)
 
 
 def _is_tiny(dtype: torch.dtype, height: int, width: int) -> bool:
-    return dtype == torch.bfloat16 and height * width <= _KRONECKER_MAX_TOKENS
+    return dtype == torch.bfloat16 and not is_symbolic(height, width) and height * width <= _KRONECKER_MAX_TOKENS
+
+
+def _matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Forward along W (2F, W) and along H (2H, 2H), inverse along H (2H, 2H) and along W (W, 2F)."""
+    if is_symbolic(height, width):
+        return tuple(matrix.to(dtype) for matrix in transform_matrices(height, width, device))
+    return _constant_matrices(height, width, dtype, device)
 
 
 @torch.compiler.assume_constant_result
-def _matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Forward along W (2F, W) and along H (2H, 2H), inverse along H (2H, 2H) and along W (W, 2F)."""
+def _constant_matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     return _cached_matrices(height, width, dtype, device)
 
 
 @lru_cache(maxsize=64)
 def _cached_matrices(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     with plain_tensors():
-        columns = width // 2 + 1
-        cos, sin = _ortho_waves(columns, width)
-        along_w = torch.cat([cos, -sin])
-        counts = column_counts(width)[:, None]
-        # sin is zero on the self-conjugate columns: their imaginary part drops out, as defined.
-        back_w = torch.cat([counts * cos, -counts * sin]).T
-
-        cos, sin = _ortho_waves(height, height)
-        along_h = _complex_matrix(cos, -sin)
-        back_h = _complex_matrix(cos, sin)
+        # Not every device has float64.
+        along_w, along_h, back_h, back_w = transform_matrices(height, width, torch.device("cpu"))
         if dtype == torch.bfloat16:
             along_w, back_w = _excess(width) * along_w, _excess(width) * back_w
             along_h, back_h = _excess(height) * along_h, _excess(height) * back_h
-        return tuple(m.to(device, dtype).contiguous() for m in (along_w, along_h, back_h, back_w))
+        return tuple(matrix.to(device, dtype).contiguous() for matrix in (along_w, along_h, back_h, back_w))
 
 
 @torch.compiler.assume_constant_result
@@ -146,14 +147,3 @@ def _cached_kronecker(height: int, width: int, dtype: torch.dtype, device: torch
         backward = inverse(spectra.unflatten(1, (height, 2, -1, 1)), width).flatten(1)
         scale = _excess(height) * _excess(width) if dtype == torch.bfloat16 else 1.0
         return tuple((scale * matrix.T).to(device, dtype).contiguous() for matrix in (forward, backward))
-
-
-def _ortho_waves(frequencies: int, length: int) -> tuple[Tensor, Tensor]:
-    cos, sin = waves(frequencies, length)
-    return cos / math.sqrt(length), sin / math.sqrt(length)
-
-
-def _complex_matrix(real: Tensor, imag: Tensor) -> Tensor:
-    """The complex (K, N) matrix as a real (K * P, N * P) one on interleaved real and imaginary parts."""
-    rows = torch.stack([torch.stack([real, -imag], -1), torch.stack([imag, real], -1)], 1)
-    return rows.reshape(2 * real.shape[0], 2 * real.shape[1])

@@ -22,4 +22,7 @@ def autocast_input(x: Tensor) -> Tensor:
 def without_autocast(x: Tensor) -> AbstractContextManager:
     """A context in which products of tensors on x's device keep their own precision."""
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        # Switched off already: a context in the graph would only be in torch.export's way.
+        return nullcontext()
+    return torch.autocast(device, enabled=False)

@@ -1,15 +1,11 @@
 """Fit a filter or a position embedding to another grid."""
 
-import math
-from functools import lru_cache
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from . import dft
-from .constants import plain_tensors
 from .precision import compute_dtype, without_autocast
+from .symbolic import crop_pad_matrix, is_symbolic, stretch_matrix
 
 Grid = tuple[int, int]
 
@@ -36,10 +32,8 @@ def stretch_filter(weight: Tensor, grid: Grid) -> Tensor:
         Tensor (H', W'//2+1, C, 2).
     """
     height, columns, channels, parts = weight.shape
-    planes = weight.permute(2, 3, 0, 1).reshape(1, channels * parts, height, columns)
     size = (grid[0], grid[1] // 2 + 1)
-    planes = F.interpolate(planes, size=size, mode="bicubic", align_corners=True)
-    return planes.reshape(channels, parts, *size).permute(2, 3, 0, 1).contiguous()
+    return _stretch(weight.reshape(height, columns, channels * parts), size, True).unflatten(2, (channels, parts))
 
 
 def crop_pad_filter(weight: Tensor, native: Grid, grid: Grid) -> Tensor:
@@ -59,30 +53,27 @@ def crop_pad_filter(weight: Tensor, native: Grid, grid: Grid) -> Tensor:
     dtype = compute_dtype(weight)
     with without_autocast(weight):
         response = dft.inverse(weight.to(dtype).permute(0, 3, 1, 2).unsqueeze(0), native[1])[0]
-        rows = _crop_pad(native[0], grid[0]).to(response)
-        columns = _crop_pad(native[1], grid[1]).to(response)
-        response = torch.einsum("nh,mw,hwc->nmc", rows, columns, response)
-        fitted = dft.transform(response.unsqueeze(0))[0].permute(0, 2, 3, 1)
-    # Ortho-scaled transforms of another length: the response itself must not be rescaled.
-    return (math.sqrt(grid[0] * grid[1] / (native[0] * native[1])) * fitted).to(weight.dtype).contiguous()
-
-
-@lru_cache(maxsize=64)
-def _crop_pad(length: int, new: int) -> Tensor:
-    """The matrix (new, length) that takes circular positions to those of the same signed shift."""
-    rows = [[0.0] * length for _ in range(new)]
-    for position in range(length):
-        forward, backward = position, position - length
-        halves = [(forward, 0.5), (backward, 0.5)] if forward == -backward else [(min(forward, backward, key=abs), 1.0)]
-        for shift, share in halves:
-            if 2 * abs(shift) <= new:
-                rows[shift % new][position] += share
-    with plain_tensors():
-        return torch.tensor(rows, dtype=torch.float64, device="cpu")
+        rows, columns = (crop_pad_matrix(*lengths, weight.device) for lengths in zip(native, grid, strict=True))
+        response = _apply(rows, columns, response)
+        return dft.transform(response.unsqueeze(0))[0].permute(0, 2, 3, 1).to(weight.dtype).contiguous()
 
 
 def stretch_position(embedding: Tensor, grid: Grid) -> Tensor:
     """Fit a position embedding (1, H, W, C) to a grid (H', W') by bicubic interpolation, corners not aligned."""
-    planes = embedding.permute(0, 3, 1, 2)
-    planes = F.interpolate(planes, size=grid, mode="bicubic", align_corners=False)
-    return planes.permute(0, 2, 3, 1).contiguous()
+    return _stretch(embedding[0], grid, False).unsqueeze(0)
+
+
+def _stretch(values: Tensor, size: Grid, align_corners: bool) -> Tensor:
+    """Bicubic interpolation of (H, W, C) to (H', W', C)."""
+    if is_symbolic(*size):
+        sides = zip(values.shape, size, strict=False)
+        rows, columns = (stretch_matrix(*side, values.device, align_corners=align_corners) for side in sides)
+        return _apply(rows, columns, values)
+    planes = F.interpolate(values.permute(2, 0, 1).unsqueeze(0), size=size, mode="bicubic", align_corners=align_corners)
+    return planes[0].permute(1, 2, 0).contiguous()
+
+
+def _apply(rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+    """Matrices (H', H) and (W', W) on values (H, W, C): (H', W', C)."""
+    mixed = (rows.to(values.dtype) @ values.flatten(1)).unflatten(1, values.shape[1:])
+    return columns.to(values.dtype) @ mixed

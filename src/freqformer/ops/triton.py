@@ -38,7 +38,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .constants import column_counts, plain_tensors, waves
+from .constants import plain_tensors
+from .symbolic import column_counts, waves
 
 try:
     import triton
@@ -476,11 +477,12 @@ def _constants(
     with plain_tensors():
         columns, rows = _padded_columns(width), _padded_height(height)
         power_w, power_h = (2.0 ** -round(math.log2(side) / 2) for side in (width, height))
-        cos, sin = (power_w * wave for wave in waves(width // 2 + 1, width))
-        count = column_counts(width)[:, None]
+        cpu = torch.device("cpu")
+        cos, sin = (power_w * wave for wave in waves(width // 2 + 1, width, cpu))
+        count = column_counts(width, cpu)[:, None]
         forward = _filled(torch.stack([cos.T, -sin.T]), _padded(width), columns)
         back = _filled(torch.stack([count * cos, -count * sin]), columns, _padded(width))
-        both = _filled(power_h * torch.stack(waves(height, height)), rows, rows)
+        both = _filled(power_h * torch.stack(waves(height, height, cpu)), rows, rows)
         both = both.reshape(2, -1, min(rows, 8), rows).transpose(0, 1)
         forward, both, back = (matrix.to(device, dtype).contiguous() for matrix in (forward, both, back))
         return forward, both, back, 1 / (height * width * power_h**2 * power_w**2)

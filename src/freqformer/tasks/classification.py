@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchvision.transforms import v2
 
 from ..data import Images, Samples, eval_transform, open_images, train_transform
-from ..factory import create_model, describe_model
+from ..factory import Classifier, create_model, describe_model
 from ..models import SpectralNet, canonical_name, load_checkpoint
 from .config import RunConfig, require
 from .task import Batch, Task
@@ -128,7 +128,7 @@ class Classification(Task):
         *,
         num_classes: int | None = None,
         label_names: Sequence[str] | None = None,
-        model: SpectralNet | None = None,
+        model: Classifier | None = None,
     ) -> None:
         label_names = None if label_names is None else list(label_names)
         if model is None:
@@ -205,12 +205,12 @@ def require_size(size: int | tuple[int, int] | None) -> None:
     require(size is None or min(to_2tuple(size)) >= 1, "--input-size", "at least 1", size)
 
 
-def evaluation_samples(model: SpectralNet, images: Images) -> Samples:
+def evaluation_samples(model: Classifier, images: Images) -> Samples:
     """Images under the preprocessing that a model's ``pretrained_cfg`` names."""
     return Samples(images, model_transform(model))
 
 
-def model_transform(model: SpectralNet) -> Any:
+def model_transform(model: Classifier) -> Any:
     """A model's evaluation preprocessing: RGB image to normalised tensor (3, H, W)."""
     cfg = model.pretrained_cfg
     return eval_transform(

@@ -1,16 +1,19 @@
-"""What is done with models: list them, convert their files, predict, the quickstart."""
+"""What is done with models: list them, convert their files, export, predict, the quickstart."""
 
 from .convert import convert
+from .export import ExportReport, export
 from .listing import ModelRow, list_models
 from .predict import Prediction, class_names, find_images, predict
 from .quickstart import digits_config, quickstart
 
 __all__ = [
+    "ExportReport",
     "ModelRow",
     "Prediction",
     "class_names",
     "convert",
     "digits_config",
+    "export",
     "find_images",
     "list_models",
     "predict",

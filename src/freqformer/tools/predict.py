@@ -11,8 +11,7 @@ from timm.data import ImageNetInfo
 
 from ..data import EXTENSIONS, decode
 from ..errors import FreqFormerError
-from ..factory import load_model
-from ..models import SpectralNet
+from ..factory import Classifier, load_classifier
 from ..tasks import model_transform
 
 Source = str | Path | Image.Image
@@ -31,12 +30,17 @@ class Prediction:
 
 @torch.inference_mode()
 def predict(
-    model: SpectralNet | str | Path, images: Source | Iterable[Source], *, top_k: int = 5, batch_size: int = 64
+    model: Classifier | str | Path,
+    images: Source | Iterable[Source],
+    *,
+    top_k: int = 5,
+    batch_size: int = 64,
 ) -> list[Prediction]:
     """Classify images.
 
     Args:
-        model: a model whose ``pretrained_cfg`` says its preprocessing, or a checkpoint's path.
+        model: a model whose ``pretrained_cfg`` says its preprocessing, or the path of a checkpoint or an
+            exported ``.onnx`` file.
         images: one image or several: paths, or PIL images.
         top_k: classes to name for each image.
         batch_size: images per step.
@@ -48,13 +52,14 @@ def predict(
         FreqFormerError: an unusable checkpoint, an image that cannot be read, or a model without classes.
     """
     if isinstance(model, (str, Path)):
-        model = load_model(model)
+        model = load_classifier(model)
     sources = iter([images] if isinstance(images, (str, Path, Image.Image)) else images)
     names = class_names(model)
     if not names:
         raise FreqFormerError("the model has no classifier: load one with classes")
     transform = model_transform(model)
-    device = next(model.parameters()).device
+    # An ONNX file has no parameters here.
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     was_training = model.training
     model.eval()
     predictions: list[Prediction] = []
@@ -70,7 +75,7 @@ def predict(
     return predictions
 
 
-def class_names(model: SpectralNet) -> list[str]:
+def class_names(model: Classifier) -> list[str]:
     """The names of a model's classes: its checkpoint's, ImageNet-1K's for bare 1000-class weights, or numbers."""
     names = model.pretrained_cfg.get("label_names")
     if names:
