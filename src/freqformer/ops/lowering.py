@@ -8,9 +8,9 @@ from torch import Tensor
 
 LOWERINGS = ("reference", "fft", "dft", "triton")
 
-# Largest grid, in tokens, on which the matrix products beat torch.fft on a CPU, forward and backward
-# (benchmarks/results/op.json): in bfloat16 they are 1.8 times as fast at 112x112 and level at 168x168; in float32,
-# in which they compute float16 too, 1.4 times at 32x32 and level at 56x56.
+# Largest grid, in tokens, on which the matrix products are worth it on a CPU (docs/performance.md). In bfloat16 they
+# are 1.8 times as fast as torch.fft at 112x112, forward and backward, but beyond it the forward pass alone loses. In
+# float32, in which they compute float16 too, 1.3 times at 32x32; at 56x56 the forward pass loses.
 _DFT_MAX_TOKENS = {torch.bfloat16: 112 * 112, torch.float32: 1024, torch.float16: 1024}
 
 _override: str | None = None
