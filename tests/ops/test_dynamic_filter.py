@@ -40,8 +40,9 @@ def test_it_is_the_global_filter_with_each_samples_mixture(normal, lowering, bat
     st.integers(1, 3),
     sides,
     sides,
-    st.integers(1, 4),
-    st.integers(1, 4),
+    # The gradient in the routing of one channel is one number, whose terms may cancel: no bound on its rounding.
+    st.integers(6, 9),
+    st.integers(2, 4),
 )
 def test_every_lowering_in_value_and_gradients(
     normal, plain_filter, assert_as_good_as, lowering, dtype, batch, height, width, channels, filters

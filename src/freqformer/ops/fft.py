@@ -74,7 +74,8 @@ def inverse_adjoint(dy: Tensor) -> Tensor:
 
 
 def _rfft2(x: Tensor) -> Tensor:
-    return torch.fft.rfft2(x.to(compute_dtype(x)), dim=(1, 2), norm="ortho")
+    # torch 2.8 refuses a tensor without strides, such as the gradient of a sum.
+    return torch.fft.rfft2(x.to(compute_dtype(x)).contiguous(), dim=(1, 2), norm="ortho")
 
 
 def _irfft2(spectrum: Tensor, width: int) -> Tensor:
@@ -82,7 +83,8 @@ def _irfft2(spectrum: Tensor, width: int) -> Tensor:
 
 
 def _as_complex(weight: Tensor) -> Tensor:
-    return weight if weight.ndim == 3 else torch.view_as_complex(weight.contiguous())
+    # A view would ask for more than contiguity of axes of length one in torch 2.8.
+    return weight if weight.ndim == 3 else torch.complex(*weight.unbind(-1))
 
 
 def _count_mirrored(spectrum: Tensor, width: int) -> Tensor:

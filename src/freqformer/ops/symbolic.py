@@ -39,11 +39,17 @@ def transform_matrices(height: Size, width: Size, device: torch.device) -> tuple
 
 
 def waves(frequencies: Size, length: Size, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of 2 pi k n / length in float64, (frequencies, length), the sine exact at multiples of pi."""
+    """Cosine and sine of 2 pi k n / length as float64, (frequencies, length), the sine exact at multiples of pi.
+
+    Of symbols they are as exact as float32.
+    """
     count = _scalar(length, device)
     phase = torch.arange(frequencies, device=device).unsqueeze(1) * torch.arange(length, device=device) % count
     angle = phase.double() * (2 * math.pi / count.double())
-    return angle.cos(), torch.where(2 * phase % count == 0, 0.0, angle.sin())
+    if is_symbolic(frequencies, length):
+        # Older ONNX Runtimes have no cosine in float64.
+        angle = angle.float()
+    return angle.cos().double(), torch.where(2 * phase % count == 0, 0.0, angle.sin().double())
 
 
 def column_counts(width: Size, device: torch.device) -> Tensor:
