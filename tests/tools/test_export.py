@@ -134,7 +134,14 @@ def test_every_registered_model(name, tmp_path):
     """A block of each kind at the model's own widths; what the others add is more of the same."""
     model = awake(name, **SMALL, **few_blocks(name))
     export(model, tmp_path / "x.onnx")
-    agree(tmp_path / "x.onnx", model, [(1, 3, 64, 64), (2, 3, 64, 64)], 2e-5)
+    # A wide network with strong filters amplifies roundings: the measure is what PyTorch itself makes of them.
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pytorch = model(images).double()
+        exact = model.double()(images.double())
+    (file,) = session(tmp_path / "x.onnx").run(None, {"image": images.numpy()})
+    rounding = (pytorch - exact).norm().clamp_min(1e-6 * exact.norm())
+    assert (torch.from_numpy(file).double() - exact).norm() < 4 * rounding
     plain(tmp_path / "x.onnx")
 
 
