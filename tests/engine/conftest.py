@@ -115,6 +115,9 @@ def signal_at(monkeypatch):
     """Let a signal arrive in a given training step (or validation step) of this process."""
 
     def arm(step, number=signal.SIGTERM, hook="training_step"):
+        if number == signal.SIGINT:
+            # A shell starts its background jobs deaf to Ctrl-C.
+            signal.signal(number, signal.default_int_handler)
         original = getattr(Classification, hook)
         calls = iter(range(10**6))
 
