@@ -90,3 +90,17 @@ def test_one_graph_is_right_at_every_size(at_any_size, batch, height, width):
 def test_the_graph_holds_no_complex_number_and_no_operator_of_ours(at_any_size):
     targets = [str(node.target) for node in at_any_size[1].graph.nodes]
     assert not [target for target in targets if "freqformer" in target or "fft" in target or "complex" in target]
+
+
+def test_bfloat16_with_one_side_a_symbol():
+    """Constants made in the graph have another scale than those that are cached."""
+
+    class Filter(torch.nn.Module):
+        def forward(self, x, weight):
+            return global_filter(x, weight, lowering="dft")
+
+    x, weight = torch.randn(2, 14, 10, 3).bfloat16(), torch.randn(14, 6, 3, 2)
+    sides = ({1: torch.export.Dim.AUTO}, {0: torch.export.Dim.AUTO})
+    program = torch.export.export(Filter(), (x, weight), dynamic_shapes=sides)
+    expected = global_filter(x, weight, lowering="reference")
+    assert (program.module()(x, weight) - expected).norm() < 2e-2 * expected.norm()

@@ -92,15 +92,14 @@ def _product_dtype(x: Tensor) -> torch.dtype:
 
 def _scaled(weight: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
     """A weight in the dtype of the products, with what their constants lack of the ortho scale."""
-    if dtype == torch.bfloat16:
+    # Matrices made in the graph are ortho-scaled in every dtype.
+    if dtype == torch.bfloat16 and not is_symbolic(x.shape[1], x.shape[2]):
         weight = weight / (_excess(x.shape[1]) * _excess(x.shape[2])) ** 2
     return weight.to(dtype)
 
 
 def _excess(length: int) -> float:
-    """The nearest power of two over the ortho scale of a transform of this length; 1 for a symbol."""
-    if is_symbolic(length):
-        return 1.0
+    """The nearest power of two over the ortho scale of a transform of this length."""
     return math.sqrt(length) * 2.0 ** -round(math.log2(length) / 2)
 
 
@@ -133,7 +132,7 @@ def _cached_matrices(height: int, width: int, dtype: torch.dtype, device: torch.
 
 @torch.compiler.assume_constant_result
 def _kronecker(height: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Both axes at once: forward (H * P * F, H * W), inverse (H * W, H * P * F)."""
+    """Both axes at once, for bfloat16 alone: forward (H * P * F, H * W), inverse (H * W, H * P * F)."""
     return _cached_kronecker(height, width, dtype, device)
 
 
@@ -145,5 +144,5 @@ def _cached_kronecker(height: int, width: int, dtype: torch.dtype, device: torch
         spectra = torch.eye(height * 2 * (width // 2 + 1), dtype=torch.float64, device="cpu")
         forward = transform(signals.unflatten(1, (height, width, 1))).flatten(1)
         backward = inverse(spectra.unflatten(1, (height, 2, -1, 1)), width).flatten(1)
-        scale = _excess(height) * _excess(width) if dtype == torch.bfloat16 else 1.0
+        scale = _excess(height) * _excess(width)
         return tuple((scale * matrix.T).to(device, dtype).contiguous() for matrix in (forward, backward))
