@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import freqformer
 from freqformer import FreqFormerError
+from freqformer.layers import Attention, GlobalFilter, Widened
 from freqformer.ops import use_lowering
 
 TINY = ["test_gfnet", "test_freqformer"]
@@ -245,3 +246,19 @@ def test_compiled_in_one_graph_it_is_equal(name, lowering, size):
             results.append([y.detach(), *(p.grad.clone() for p in model.parameters())])
     for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-5)
+
+
+def test_an_isotropic_network_takes_its_mixers_block_by_block():
+    mixers = ["attention", "dynamic", "global"]
+    model = freqformer.create_model("test_freqformer", mixers=mixers)
+    kinds = [type(block.token_mixer) for block in model.stages[0].blocks]
+    assert kinds == [Attention, Widened, GlobalFilter]
+    assert [block.mixer_residual for block in model.stages[0].blocks] == [True, True, False]
+    model(images(2, 3, 40, 24)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("mixers", "what"), [(["global"], "each of the 3 blocks"), (["global"] * 2 + ["x"], "'x'")])
+def test_mixers_that_do_not_fit_are_refused(mixers, what):
+    with pytest.raises(FreqFormerError, match=what):
+        freqformer.create_model("test_freqformer", mixers=mixers)

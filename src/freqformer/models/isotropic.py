@@ -1,10 +1,12 @@
 """The network of GFNet, SpectFormer and FreqFormer on one grid: spectral blocks first, attention deeper."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import Mlp, to_2tuple
+from torch import nn
 
-from ..layers import Attention, Block, GlobalFilter, Shrink
+from ..layers import Attention, Block, DynamicFilter, GlobalFilter, Shrink, StarReLU, Widened
 from .backbone import Grid, SpectralNet, init_linear, make_stages
 from .build import build
 
@@ -17,6 +19,7 @@ def isotropic(
     embed_dim: int = 384,
     depth: int = 12,
     spectral_depth: int = 4,
+    mixers: Sequence[str] | None = None,
     num_heads: int = 6,
     mlp_ratio: float = 4.0,
     drop_rate: float = 0.0,
@@ -38,6 +41,8 @@ def isotropic(
         embed_dim: channels C of the grid.
         depth: blocks.
         spectral_depth: how many of the first blocks are spectral.
+        mixers: each block's mixer in place of ``spectral_depth``: ``"global"``, ``"dynamic"`` (DFFormer's, between
+            two pointwise layers) or ``"attention"``.
         num_heads: attention heads.
         mlp_ratio: hidden over input channels of the channel MLPs.
         drop_rate: dropout before the classifier.
@@ -50,20 +55,36 @@ def isotropic(
         The network.
 
     Raises:
-        ValueError: a spectral depth outside 0..depth, heads that do not divide the channels, another pooling or
-            resampling.
+        ValueError: a spectral depth outside 0..depth, mixers that are not one known name a block, heads that do not
+            divide the channels, another pooling or resampling.
     """
     if not 0 <= spectral_depth <= depth:
         raise ValueError(f"spectral_depth must be between 0 and depth {depth}, got {spectral_depth}")
+    if mixers is None:
+        mixers = ["global"] * spectral_depth + ["attention"] * (depth - spectral_depth)
+    if len(mixers) != depth:
+        raise ValueError(f"mixers must name one for each of the {depth} blocks, got {len(mixers)}")
     size = to_2tuple(img_size)
     stem = Shrink(in_chans, embed_dim, patch_size, patch_size)
-    depths = iter(range(depth))
+    kinds = iter(mixers)
+
+    def make_mixer(kind: str, grid: Grid) -> nn.Module:
+        match kind:
+            case "global":
+                return GlobalFilter(embed_dim, grid, resample)
+            case "dynamic":
+                return Widened(
+                    embed_dim, lambda wide: DynamicFilter(wide, embed_dim, grid, resample=resample), StarReLU
+                )
+            case "attention":
+                return Attention(embed_dim, num_heads)
+        raise ValueError(f"there is no mixer {kind!r}: choose global, dynamic or attention")
 
     def block(stage: int, grid: Grid, drop_path: float) -> Block:
-        spectral = next(depths) < spectral_depth
-        mixer = GlobalFilter(embed_dim, grid, resample) if spectral else Attention(embed_dim, num_heads)
+        kind = next(kinds)
         mlp = Mlp(embed_dim, int(embed_dim * mlp_ratio))
-        return Block(embed_dim, mixer, mlp, mixer_residual=not spectral, drop_path=drop_path)
+        # A global filter's block has one shortcut around mixer and MLP, the others one around each.
+        return Block(embed_dim, make_mixer(kind, grid), mlp, mixer_residual=kind != "global", drop_path=drop_path)
 
     return SpectralNet(
         stem,
