@@ -5,7 +5,7 @@ import json
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,32 @@ def save_weights(target: Path, state: Mapping[str, Tensor], description: Mapping
         {"format": "pt"} if description is None else {"format": "pt", "config": json.dumps(description, indent=2)}
     )
     write_whole(target, lambda path: save_file(tensors, path, metadata))
+
+
+def average_weights(paths: Sequence[str | Path]) -> dict[str, Tensor]:
+    """The mean of several checkpoints of one model (Izmailov et al., "Averaging Weights Leads to Wider Optima", 2018).
+
+    Args:
+        paths: weight files or runs' folders.
+
+    Returns:
+        Parameter name to the mean, summed in float64, in its own dtype; of whole numbers the last file's.
+
+    Raises:
+        FreqFormerError: no file, an unreadable one, or files of different models.
+    """
+    if not paths:
+        raise FreqFormerError("there are no weights to average: name at least one file")
+    first, *others = paths
+    last = read_weights(first)
+    shapes = {key: value.shape for key, value in last.items()}
+    sums = {key: value.double() for key, value in last.items() if value.is_floating_point()}
+    for path in others:
+        last = read_weights(path)
+        if {key: value.shape for key, value in last.items()} != shapes:
+            raise FreqFormerError(f"{path} holds another model than {first}: their parameters differ")
+        sums = {key: value + last[key] for key, value in sums.items()}
+    return {key: (sums[key] / len(paths)).to(value.dtype) if key in sums else value for key, value in last.items()}
 
 
 def write_whole(target: Path, write: Callable[[Path], object]) -> None:

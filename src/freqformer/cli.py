@@ -147,8 +147,15 @@ def _train(flags: "Flags", words: list[str]) -> int:
             args = flags.parse(words, defaults=kept)
     metrics = run(ClassificationConfig(**args))
     best = metrics["best"]
-    print(f"best epoch: top1 {100 * best['top1']:.2f}%  top5 {100 * best['top5']:.2f}%  loss {best['loss']:.4f}")
+    print(f"best epoch: {_scores(best)}")
+    for name, what in (("raw", "its weights without the average"), ("average", "mean of the last epochs")):
+        if name in metrics:
+            print(f"{what}: {_scores(metrics[name])}")
     return 0
+
+
+def _scores(figures: dict[str, Any]) -> str:
+    return f"top1 {100 * figures['top1']:.2f}%  top5 {100 * figures['top5']:.2f}%  loss {figures['loss']:.4f}"
 
 
 def _eval(flags: "Flags", words: list[str]) -> int:
@@ -162,10 +169,7 @@ def _eval(flags: "Flags", words: list[str]) -> int:
     if as_json:
         print(json.dumps(figures))
     else:
-        print(
-            f"top1 {100 * figures['top1']:.2f}%  top5 {100 * figures['top5']:.2f}%  loss {figures['loss']:.4f}  "
-            f"{figures['images']} images, {figures['images_per_second']:.0f} images/s"
-        )
+        print(f"{_scores(figures)}  {figures['images']} images, {figures['images_per_second']:.0f} images/s")
     return 0
 
 
@@ -240,6 +244,17 @@ def _convert(flags: "Flags", words: list[str]) -> int:
     return 0
 
 
+def _average(flags: "Flags", words: list[str]) -> int:
+    flags.value("output", str, "the .safetensors file to write", required=True)
+    flags.switch("overwrite", "replace an existing file")
+    flags.positional("sources", "weight files or runs' folders", several=True)
+    args = flags.parse(words)
+    from .tools import average
+
+    print(average(args["sources"], args["output"], overwrite=args["overwrite"]))
+    return 0
+
+
 def _export(flags: "Flags", words: list[str]) -> int:
     flags.positional("target", "the .onnx or .pt2 file to write")
     flags.value("model_path", str, "a run's folder, or a .ckpt, .pth or .safetensors file")
@@ -308,5 +323,6 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "predict": (_predict, "classify images with a checkpoint"),
     "bench": (_bench, "time operations, models, training steps or image sizes against others"),
     "convert": (_convert, "write any weight file as safetensors"),
+    "average": (_average, "write the mean of several checkpoints of one model"),
     "export": (_export, "write a model as an ONNX or torch.export file, checked"),
 }

@@ -13,6 +13,12 @@ class CheckFailed(FreqFormerError):
     exit_code = 1
 
 
+class RunFailed(FreqFormerError):
+    """A run ended by what happened to it, not by how it was called; the exit code is 1."""
+
+    exit_code = 1
+
+
 class MissingExtra(FreqFormerError):
     """An optional dependency is absent; the message names the extra that installs it."""
 

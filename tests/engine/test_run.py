@@ -107,6 +107,7 @@ def test_the_folder_holds_what_is_documented_and_no_leftovers(finished):
         "confusion.png",
         "checkpoints",
         "model.safetensors",
+        "model_raw.safetensors",
         "config.json",
     }
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -503,21 +504,23 @@ def full_disk(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_failed_write_keeps_the_last_good_checkpoint(refused, command, words, tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_last_good_checkpoint(command, words, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     save, saved = torch.save, []
 
-    def fail_later(value, path, *args, **kwargs):
-        saved.append(path)
+    def fail_later(value, file, *args, **kwargs):
+        saved.append(file)
         if len(saved) > 4:
-            with open(path, "wb") as file:
-                file.write(b"half a checkpoint")
+            file.write(b"half a checkpoint")
             full_disk()
-        save(value, path, *args, **kwargs)
+        save(value, file, *args, **kwargs)
 
     monkeypatch.setattr(torch, "save", fail_later)
-    line = refused(*words(folder, "--epochs", 6))
-    assert os.strerror(errno.ENOSPC) in line
+    failed = command(*words(folder, "--epochs", 6))
+    assert failed.code == 1
+    assert failed.err.count("\n") == 1
+    assert os.strerror(errno.ENOSPC) in failed.err
+    assert "--resume" in failed.err
     monkeypatch.setattr(torch, "save", save)
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] >= 2

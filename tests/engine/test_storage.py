@@ -20,9 +20,8 @@ def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path, monkeypatch, e
     files = WholeFiles()
     files.save_checkpoint({"x": 1}, path)
 
-    def fail(value, target):
-        with open(target, "wb") as file:
-            file.write(b"half")
+    def fail(value, file):
+        file.write(b"half")
         raise error
 
     monkeypatch.setattr(torch, "save", fail)

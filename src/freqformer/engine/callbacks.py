@@ -1,32 +1,18 @@
-"""What happens beside the training loop: the record of its epochs, the best model, and orderly stops."""
+"""What happens beside the training loop: the record of its epochs, and the best model."""
 
 import json
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
 
-from ..checkpoints import save_model, write_whole
+from ..checkpoints import save_model, save_weights, write_whole
 from .pictures import draw_curves
-from .storage import METRICS
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(Exception):
-    """A signal stopped the run after its state was saved."""
-
-    def __init__(self, number: int, saved: Path) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}; continue with --resume (saved {saved})")
-        self.exit_code = 128 + number
+from .storage import METRICS, RAW_WEIGHTS
 
 
 class Record(Callback):
@@ -35,10 +21,8 @@ class Record(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.history: list[dict[str, Any]] = []
-        self._seconds = 0.0
-        self._loss_sum = torch.zeros(())
-        self._steps = 0
-        self._since = 0.0
+        self._seconds, self._since = 0.0, 0.0
+        self._loss_sum, self._steps = torch.zeros(()), torch.zeros((), dtype=torch.int64)
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on with the record."""
@@ -46,14 +30,14 @@ class Record(Callback):
             "history": self.history,
             "seconds": self._seconds + time.monotonic() - self._since,
             "loss_sum": float(self._loss_sum),
-            "steps": self._steps,
+            "steps": int(self._steps),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the record of an interrupted run."""
         self.history = list(state_dict["history"])
         self._seconds = state_dict["seconds"]
-        self._loss_sum, self._steps = torch.tensor(state_dict["loss_sum"]), state_dict["steps"]
+        self._loss_sum, self._steps = torch.tensor(state_dict["loss_sum"]), torch.tensor(state_dict["steps"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -63,9 +47,12 @@ class Record(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Add to the epoch's mean loss."""
-        # Still on its device: reading it here would make every step wait.
-        self._loss_sum = outputs["loss"].detach().float() + self._loss_sum.to(outputs["loss"].device)
-        self._steps += 1
+        # Still on its device: reading it here would make every step wait. Lightning has divided the loss among the
+        # micro-batches of a step.
+        loss = outputs["loss"].detach().float() * trainer.accumulate_grad_batches
+        finite = loss.isfinite()
+        self._loss_sum = self._loss_sum.to(loss.device) + loss.where(finite, 0)
+        self._steps = self._steps.to(loss.device) + finite
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down the epoch."""
@@ -73,13 +60,19 @@ class Record(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {
             "epoch": trainer.current_epoch + 1,
-            "train/loss": float(self._loss_sum) / max(self._steps, 1),
+            "train/loss": float(self._loss_sum) / max(int(self._steps), 1),
             **{name: value for name, value in metrics.items() if name.startswith("val/")},
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            # Layer-wise decay gives the deeper groups smaller ones.
+            "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
             "seconds": self._seconds + now - self._since,
         }
         self.history.append(row)
-        self._seconds, self._since, self._loss_sum, self._steps = 0.0, now, torch.zeros(()), 0
+        self._seconds, self._since, self._loss_sum, self._steps = (
+            0.0,
+            now,
+            torch.zeros(()),
+            torch.zeros_like(self._steps),
+        )
         if trainer.is_global_zero:
             write_metrics(self.folder, {"epochs": self.history})
             draw_curves(self.history, self.folder / "curves.png")
@@ -89,8 +82,8 @@ class Record(Callback):
 class BestModel(Checkpoint):
     """Exports the weights of each new best epoch as ``model.safetensors`` and ``config.json``.
 
-    It reads the checkpoint that was just written, so what it exports is what was kept (the average of the
-    weights, when there is one).
+    It reads the checkpoint that was just written, so what it exports is what was kept. With a moving average that is
+    the average; the weights themselves are then beside it, as ``model_raw.safetensors``.
     """
 
     def __init__(self, folder: Path, best: Path) -> None:
@@ -108,69 +101,17 @@ class BestModel(Checkpoint):
         if changed == self._exported:
             return
         checkpoint = torch.load(self.best, map_location="cpu", weights_only=True)
-        prefix = "model."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        save_model(self.folder, state, checkpoint["description"])
+        if "current_model_state" in checkpoint:
+            raw = network_state(checkpoint["current_model_state"])
+            save_weights(self.folder / RAW_WEIGHTS, raw, checkpoint["description"])
+        save_model(self.folder, network_state(checkpoint["state_dict"]), checkpoint["description"])
         self._exported = changed
 
 
-class StopOnSignal(Checkpoint):
-    """On SIGINT or SIGTERM finishes the step, saves ``last.ckpt`` and raises `Interrupted`.
-
-    A second signal stops at once; what the last save kept stays.
-    """
-
-    def __init__(self, last: Path) -> None:
-        self.last = last
-        self._received: int | None = None
-        self._training = False
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Take over the signals for a whole run; only a process's main thread can."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = {number: signal.getsignal(number) for number in _SIGNALS}
-        self._install()
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the signals back from Lightning, which has just set its own handlers."""
-        self._training = True
-        if threading.current_thread() is threading.main_thread():
-            self._install()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop between two steps. An epoch's last step leaves it to the epoch's end, which saves anyway."""
-        if self._received is not None and not trainer.is_last_batch:
-            trainer.save_checkpoint(self.last)
-            raise Interrupted(self._received, self.last)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop between two epochs."""
-        if self._received is not None:
-            raise Interrupted(self._received, self.last)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on nothing is left to save."""
-        self._training = False
-
-    def _install(self) -> None:
-        for number in _SIGNALS:
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._received is not None or not self._training:
-            raise Interrupted(number, self.last)
-        self._received = number
-        print(f"{signal.Signals(number).name}: finishing the step, then saving; once more stops at once", flush=True)
+def network_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The network's part of a task's state dict, by its own names."""
+    prefix = "model."
+    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Run a task: the same for every task, from a config to a folder of results."""
 
 import json
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,15 +13,28 @@ from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from ..checkpoints import epochs_done, read_description, read_weights, write_whole
+from ..checkpoints import WEIGHTS_FILE, epochs_done, read_description, read_weights, write_whole
 from ..data import mix
 from ..errors import FreqFormerError
 from ..tasks import RunConfig
-from .callbacks import BestModel, Record, StopOnSignal, write_metrics
+from .callbacks import BestModel, Record, write_metrics
 from .datamodule import RunData
 from .evaluate import validate
+from .failures import NonFiniteLoss, explained
 from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision, wrong_settings
-from .storage import CHECKPOINTS, CONFIG, METRICS, WholeFiles, last_checkpoint, prepare_folder, require_space
+from .saving import KeepEpochs, SaveByTheClock
+from .signals import StopOnSignal
+from .storage import (
+    AVERAGE_WEIGHTS,
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    RAW_WEIGHTS,
+    WholeFiles,
+    last_checkpoint,
+    prepare_folder,
+    require_space,
+)
 
 RESUME_LAST = "last"
 
@@ -33,7 +47,8 @@ def run(config: RunConfig) -> dict[str, Any]:
 
     Returns:
         What ``metrics.json`` holds: ``epochs``, a dict of figures each, ``best``, the figures of the exported
-        model, and ``train_seconds``.
+        model, ``raw``, those of its weights when it is their moving average, ``average``, those of the last epochs'
+        mean when it was asked for, and ``train_seconds``.
 
     Raises:
         FreqFormerError: unusable settings, data, checkpoint or output folder.
@@ -51,12 +66,16 @@ def run(config: RunConfig) -> dict[str, Any]:
     torch.manual_seed(mix(config.seed))
     task, train, val = config.build()
     data = RunData(config, train, val)
-    task.steps_per_epoch = len(data.sampler())
+    task.steps_per_epoch = math.ceil(len(data.sampler()) / config.accumulate)
     best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
     record = Record(folder)
+    keep = KeepEpochs(folder, config.average_checkpoints)
     stop = StopOnSignal(last_checkpoint(folder))
+    own: list[Callback] = [record, NonFiniteLoss(folder, config.skip_nan), best, keep, stop]
+    if config.save_every_minutes is not None:
+        own.append(SaveByTheClock(last_checkpoint(folder), config.save_every_minutes))
     with quiet(), wrong_settings():
-        trainer = _trainer(config, folder, task.monitor, [record, best, stop])
+        trainer = _trainer(config, folder, task.monitor, own)
     # Whatever can be refused is refused before the folder is touched.
     task.optimization(task.steps_per_epoch)
     if checkpoint is not None and read_description(checkpoint) != task.describe():
@@ -74,17 +93,24 @@ def run(config: RunConfig) -> dict[str, Any]:
         flush=True,
     )
     started = time.monotonic()
-    with stop.watching(), quiet():
-        try:
-            trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        except torch.OutOfMemoryError as error:
-            raise FreqFormerError(f"out of memory with --batch-size {config.batch_size}: lower it") from error
+    with stop.watching(), quiet(), explained(config, folder):
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         seconds = round(time.monotonic() - started, 2)
         best.export()
-        task.model.load_state_dict(read_weights(folder))
-        figures = validate(task, data.val_dataloader(), config.precision, config.accelerator)
+        if config.average_checkpoints:
+            keep.average(task, config.epochs, folder / AVERAGE_WEIGHTS)
+        figures = {}
+        # The best epoch comes last: what is drawn is drawn of it.
+        kept = {
+            **({"raw": RAW_WEIGHTS} if config.model_ema else {}),
+            **({"average": AVERAGE_WEIGHTS} if config.average_checkpoints else {}),
+            "best": WEIGHTS_FILE,
+        }
+        for name, weights in kept.items():
+            task.model.load_state_dict(read_weights(folder / weights))
+            figures[name] = validate(task, data.val_dataloader(), config.precision, config.accelerator)
     task.draw(folder)
-    metrics = {"epochs": record.history, "best": figures, "train_seconds": seconds}
+    metrics = {"epochs": record.history, **figures, "train_seconds": seconds}
     write_metrics(folder, metrics)
     return metrics
 
@@ -98,6 +124,7 @@ def _trainer(config: RunConfig, folder: Path, monitor: str, own: list[Callback])
         devices=1,
         precision=resolve_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
         gradient_clip_val=config.clip_grad,
+        accumulate_grad_batches=config.accumulate,
         deterministic=config.deterministic,
         callbacks=[
             *([EMAWeightAveraging(decay=config.model_ema_decay)] if config.model_ema else []),

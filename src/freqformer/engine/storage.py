@@ -8,21 +8,26 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..checkpoints import write_whole
-from ..errors import FreqFormerError
+from ..errors import FreqFormerError, RunFailed
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
+LOGS = "logs"
+RAW_WEIGHTS = "model_raw.safetensors"
+AVERAGE_WEIGHTS = "model_average.safetensors"
 # What a run writes, and so what replacing a run removes; anything else in the folder is the user's.
 _OWN = (
     CONFIG,
     METRICS,
     CHECKPOINTS,
-    "logs",
+    LOGS,
     "curves.png",
     "confusion.png",
     "per_class.csv",
     "model.safetensors",
+    RAW_WEIGHTS,
+    AVERAGE_WEIGHTS,
     "config.json",
 )
 
@@ -34,12 +39,28 @@ class WholeFiles(TorchCheckpointIO):
         """Write a checkpoint whole."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, lambda aside: torch.save(checkpoint, aside))
+        try:
+            write_whole(target, lambda aside: _save(checkpoint, aside))
+        except FreqFormerError as error:
+            if not target.exists():
+                raise
+            raise RunFailed(f"{error}; the checkpoint before is still there: make room, then --resume") from error
 
 
 def last_checkpoint(folder: Path) -> Path:
     """Where a run keeps the state it can be continued from."""
     return folder / CHECKPOINTS / "last.ckpt"
+
+
+def epoch_weights(folder: Path, epoch: int) -> Path:
+    """Where a run keeps the weights of one epoch, counted from 1, when it is to average the last ones."""
+    return folder / CHECKPOINTS / f"epoch-{epoch:04d}.safetensors"
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    # Given a path, torch writes by its own means and raises a RuntimeError without the reason.
+    with path.open("wb") as file:
+        torch.save(checkpoint, file)
 
 
 def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
@@ -68,14 +89,16 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             else:
                 path.unlink(missing_ok=True)
     try:
-        (folder / CHECKPOINTS).mkdir(exist_ok=True)
+        for name in (CHECKPOINTS, LOGS):
+            (folder / name).mkdir(exist_ok=True)
         for place in (folder, folder / CHECKPOINTS):
-            for name in (*_OWN, "best.ckpt", "last.ckpt"):
+            for name in (*_OWN, "best.ckpt", "last.ckpt", "epoch-*.safetensors"):
                 for leftover in place.glob(f".{name}.*.tmp"):
                     leftover.unlink()
-        probe = folder / ".writable.tmp"
-        probe.touch()
-        probe.unlink()
+        for place in (folder, folder / CHECKPOINTS, folder / LOGS):
+            probe = place / ".writable.tmp"
+            probe.touch()
+            probe.unlink()
     except OSError as error:
         raise FreqFormerError(f"cannot write into {folder}: {error.strerror}; choose another --output-dir") from error
 

@@ -20,13 +20,15 @@ class RunConfig:
     epochs: int = 300
     """Passes over the training split."""
     batch_size: int = 128
-    """Images per process and step."""
+    """Images per process and micro-batch."""
+    accumulate: int = 1
+    """Micro-batches whose gradients are added up before each step of the optimiser."""
     opt: str = "adamw"
     """Optimiser, by timm's name."""
     momentum: float = 0.9
     """Momentum of SGD."""
     lr: float = 5e-4
-    """Learning rate for lr_base_batch images a step; scaled linearly with the global batch."""
+    """Learning rate for lr_base_batch images a step; scaled linearly with the images of a step."""
     lr_base_batch: int | None = 512
     """The batch that lr is meant for; none takes lr as it is."""
     sched: str = "cosine"
@@ -39,12 +41,20 @@ class RunConfig:
     """Epochs of warm-up; by default 5, or a fifth of a run shorter than 25 epochs."""
     weight_decay: float = 0.05
     """Weight decay; norms, biases and position embeddings have none."""
+    layer_decay: float | None = None
+    """Each group of layers learns at this share of the rate of the group above it; none: all alike."""
     clip_grad: float | None = 1.0
     """Largest gradient norm; none does not clip."""
     model_ema: bool = False
-    """Keep an exponential moving average of the weights; it is what is evaluated and kept."""
+    """Keep an exponential moving average of the weights; it is evaluated, and kept beside the weights."""
     model_ema_decay: float = 0.99996
     """Decay of the average per step."""
+    average_checkpoints: int = 0
+    """Also keep the weights of the last so many epochs, and evaluate and keep their mean at the end."""
+    skip_nan: int = 0
+    """Pass over this many steps whose loss is no number before the run stops."""
+    grad_checkpointing: bool = False
+    """Keep the activations of blocks at their borders alone, and compute the rest twice."""
     precision: str = "auto"
     """Lightning's value, such as 32-true, bf16-mixed or 16-mixed; auto is bf16-mixed where the hardware has it."""
     compile: bool = False
@@ -61,6 +71,8 @@ class RunConfig:
     """The run's folder; by default one under runs/."""
     resume: str | None = None
     """Continue from this checkpoint; without a value from the output folder's last one."""
+    save_every_minutes: float | None = None
+    """Save the run's state this often within an epoch too; it is always saved at an epoch's end."""
     overwrite: bool = False
     """Replace the run that the output folder holds."""
 
@@ -80,6 +92,21 @@ class RunConfig:
         """
         require(self.epochs >= 1, "--epochs", "at least 1", self.epochs)
         require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
+        require(self.accumulate >= 1, "--accumulate", "at least 1", self.accumulate)
+        require(self.average_checkpoints >= 0, "--average-checkpoints", "0 or more", self.average_checkpoints)
+        require(self.skip_nan >= 0, "--skip-nan", "0 or more", self.skip_nan)
+        require(
+            self.save_every_minutes is None or self.save_every_minutes > 0,
+            "--save-every-minutes",
+            "more than 0",
+            self.save_every_minutes,
+        )
+        require(
+            self.layer_decay is None or 0 < self.layer_decay <= 1,
+            "--layer-decay",
+            "above 0, at most 1",
+            self.layer_decay,
+        )
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
         for name in ("lr", "min_lr", "warmup_lr", "weight_decay", "momentum"):
@@ -103,7 +130,7 @@ class RunConfig:
         """The learning rate of a run on a number of processes."""
         if self.lr_base_batch is None:
             return self.lr
-        return self.lr * self.batch_size * processes / self.lr_base_batch
+        return self.lr * self.batch_size * self.accumulate * processes / self.lr_base_batch
 
     def warmup(self) -> float:
         """The epochs of warm-up."""

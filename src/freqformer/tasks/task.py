@@ -43,8 +43,10 @@ class Task(LightningModule):
         self.config = config
         self.model = model
         self.steps_per_epoch: int | None = None
-        """Set by an engine that knows it; asking the Trainer would start its loader before a resumed run knows
-        where it stopped."""
+        """Steps of the optimiser; set by an engine that knows it: asking the Trainer would start its loader before a
+        resumed run knows where it stopped."""
+        if config.grad_checkpointing:
+            model.set_grad_checkpointing()  # type: ignore[operator]
         if config.compile:
             compile_for_training(model)
 
@@ -87,6 +89,7 @@ class Task(LightningModule):
                 lr=config.scaled_lr(processes),
                 weight_decay=config.weight_decay,
                 momentum=config.momentum,
+                layer_decay=config.layer_decay,
             )
         except (ValueError, AssertionError, KeyError, TypeError) as error:
             raise FreqFormerError(

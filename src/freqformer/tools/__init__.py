@@ -1,6 +1,6 @@
 """What is done with models: list them, convert their files, export, predict, the quickstart."""
 
-from .convert import convert
+from .convert import average, convert
 from .export import ExportReport, export
 from .listing import ModelRow, list_models
 from .predict import Prediction, class_names, find_images, predict
@@ -10,6 +10,7 @@ __all__ = [
     "ExportReport",
     "ModelRow",
     "Prediction",
+    "average",
     "class_names",
     "convert",
     "digits_config",

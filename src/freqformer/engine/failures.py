@@ -1,0 +1,107 @@
+"""What goes wrong in the middle of a run, in one line that says how to go on."""
+
+import errno
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..errors import RunFailed
+from ..tasks import RunConfig
+from .storage import last_checkpoint
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+
+
+@contextmanager
+def explained(config: RunConfig, folder: Path) -> Iterator[None]:
+    """Say in one line what ends a run: memory, a disk that is full or gone.
+
+    Raises:
+        RunFailed: in place of such an error.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(config) from error
+    except RuntimeError as error:
+        # What torch's allocator for CPUs says; it has no error of its own.
+        if "DefaultCPUAllocator" in str(error):
+            raise _out_of_memory(config) from error
+        raise
+    except OSError as error:
+        if error.errno in _UNWRITABLE:
+            raise RunFailed(f"cannot write into {folder}: {error.strerror}; {how_to_go_on(folder)}") from error
+        raise
+
+
+def how_to_go_on(folder: Path) -> str:
+    """What is left of a run that failed."""
+    last = last_checkpoint(folder)
+    if last.exists():
+        return f"the last good checkpoint is {last}, from which --resume goes on"
+    return "no checkpoint was written yet"
+
+
+class NonFiniteLoss(Callback):
+    """Stops the run at a loss that is no number, or passes over so many steps with one.
+
+    A step is passed over by taking its gradients away: neither the weights nor the optimiser see it.
+
+    Args:
+        folder: the run's folder.
+        limit: how many steps of the run may be passed over.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        self.passed = 0
+        self._bad: float | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps passed over."""
+        return {"passed": self.passed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.passed = state_dict["passed"]
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Look at a micro-batch's loss."""
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            self._bad = value
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Stop, or take the gradients away, if a loss of this step was no number in any process."""
+        if not trainer.strategy.reduce_boolean_decision(self._bad is not None, all=False):
+            return
+        value = "not finite" if self._bad is None else str(self._bad)
+        self._bad = None
+        self.passed += 1
+        rate = max(group["lr"] for group in optimizer.param_groups)
+        what = f"the loss is {value} in step {trainer.global_step + 1} (epoch {trainer.current_epoch + 1})"
+        what += f" at learning rate {rate:.2e}"
+        if self.passed > self.limit:
+            allowed = f", after {self.limit} such steps were passed over" if self.limit else ""
+            advice = "lower --lr, or let --skip-nan N pass over such steps"
+            raise RunFailed(f"{what}{allowed}; {how_to_go_on(self.folder)}; {advice}")
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
+        if trainer.is_global_zero:
+            print(f"{what}; passed over ({self.passed} of {self.limit})", flush=True)
+
+
+def _out_of_memory(config: RunConfig) -> RunFailed:
+    half, double = max(1, config.batch_size // 2), 2 * config.accumulate
+    return RunFailed(
+        f"out of memory with --batch-size {config.batch_size}: --batch-size {half} --accumulate {double} makes the "
+        "same steps in half the memory; --grad-checkpointing trades time for memory"
+    )
