@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from ..checkpoints import save_model, write_whole
 from .pictures import draw_curves
+from .processes import gathered, largest, rank, world_size
 from .storage import METRICS
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -45,7 +46,7 @@ class Record(Callback):
         return {
             "history": self.history,
             "seconds": self._seconds + time.monotonic() - self._since,
-            "loss_sum": float(self._loss_sum),
+            "loss_sums": gathered(float(self._loss_sum)),
             "steps": self._steps,
         }
 
@@ -53,7 +54,10 @@ class Record(Callback):
         """Go on with the record of an interrupted run."""
         self.history = list(state_dict["history"])
         self._seconds = state_dict["seconds"]
-        self._loss_sum, self._steps = torch.tensor(state_dict["loss_sum"]), state_dict["steps"]
+        sums = state_dict["loss_sums"]
+        # In as many processes as before each goes on with its own sum, to the last bit.
+        own = sums[rank()] if len(sums) == world_size() else sum(sums) / len(sums)
+        self._loss_sum, self._steps = torch.tensor(own), state_dict["steps"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -73,7 +77,7 @@ class Record(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {
             "epoch": trainer.current_epoch + 1,
-            "train/loss": float(self._loss_sum) / max(self._steps, 1),
+            "train/loss": sum(gathered(float(self._loss_sum))) / world_size() / max(self._steps, 1),
             **{name: value for name, value in metrics.items() if name.startswith("val/")},
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "seconds": self._seconds + now - self._since,
@@ -149,14 +153,22 @@ class StopOnSignal(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop between two steps. An epoch's last step leaves it to the epoch's end, which saves anyway."""
-        if self._received is not None and not trainer.is_last_batch:
+        if trainer.is_last_batch:
+            return
+        number = self._agreed()
+        if number:
             trainer.save_checkpoint(self.last)
-            raise Interrupted(self._received, self.last)
+            raise Interrupted(number, self.last)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between two epochs."""
-        if self._received is not None:
-            raise Interrupted(self._received, self.last)
+        number = self._agreed()
+        if number:
+            raise Interrupted(number, self.last)
+
+    def _agreed(self) -> int:
+        """The signal that any of the processes has received, or 0: all of them stop at the same step."""
+        return largest(self._received or 0)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on nothing is left to save."""
@@ -170,7 +182,9 @@ class StopOnSignal(Checkpoint):
         if self._received is not None or not self._training:
             raise Interrupted(number, self.last)
         self._received = number
-        print(f"{signal.Signals(number).name}: finishing the step, then saving; once more stops at once", flush=True)
+        if rank() == 0:
+            name = signal.Signals(number).name
+            print(f"{name}: finishing the step, then saving; once more stops at once", flush=True)
 
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
