@@ -148,16 +148,18 @@ def _devices(config: Processes, here: Place | None) -> int:
     if here is not None:
         if asked not in ("auto", here.local_size):
             raise FreqFormerError(
-                f"{here.launcher} started {here.local_size} processes on this node, --devices says {asked}: "
-                "leave it out"
+                f"--devices says {asked}, {here.launcher} has started {here.local_size} on this node: leave it out"
             )
         if config.num_nodes not in (1, here.nodes):
             raise FreqFormerError(
-                f"{here.launcher} started {here.nodes} nodes, --num-nodes says {config.num_nodes}: leave it out"
+                f"--num-nodes says {config.num_nodes}, {here.launcher} has started {here.nodes}: leave it out"
             )
     count = here.local_size if here is not None else 1 if asked == "auto" else int(asked)
-    if on_gpu(config.accelerator) and count > torch.cuda.device_count() > 1:
-        raise FreqFormerError(f"{count} processes need as many GPUs: this node has {torch.cuda.device_count()}")
+    if on_gpu(config.accelerator):
+        gpus = torch.cuda.device_count()
+        # A launcher may show to each process its own GPU alone.
+        if count > gpus and (here is None or gpus > 1):
+            raise FreqFormerError(f"{count} processes need as many GPUs, this node has {gpus}: lower --devices")
     return count
 
 

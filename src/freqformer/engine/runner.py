@@ -21,6 +21,7 @@ from .callbacks import BestModel, Record, StopOnSignal, write_metrics
 from .datamodule import RunData
 from .evaluate import validate
 from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision, wrong_settings
+from .position import Pace, Position
 from .processes import on_first, rank, together, world_size
 from .storage import CHECKPOINTS, CONFIG, METRICS, WholeFiles, last_checkpoint, prepare_folder, require_space
 from .strategies import load_whole, require_strategy, trainer_arguments
@@ -60,12 +61,13 @@ def _run(config: RunConfig) -> dict[str, Any]:
     torch.manual_seed(mix(config.seed))
     task, train, val = config.build()
     data = RunData(config, train, val)
-    task.steps_per_epoch = len(data.sampler())
+    batches = task.steps_per_epoch = len(data.sampler())
+    position = Position(Pace(config.batch_size * world_size(), batches, task.steps_per_epoch))
     best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
     record = Record(folder)
     stop = StopOnSignal(last_checkpoint(folder))
     with quiet(), wrong_settings():
-        trainer = _trainer(config, folder, task.monitor, [record, best, stop])
+        trainer = _trainer(config, folder, task.monitor, [position, record, best, stop])
     # Whatever can be refused is refused before the folder is touched.
     task.optimization(task.steps_per_epoch, world_size())
     on_first(lambda: _prepare(config, folder, task, checkpoint))
