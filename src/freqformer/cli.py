@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .errors import FreqFormerError, MissingExtra
+from .errors import FreqFormerError, MissingExtra, SaidElsewhere
+from .launchers import only_the_first_complains, place
 
 if TYPE_CHECKING:
     from .flags import Flags
@@ -51,6 +52,8 @@ def _run(words: list[str], debug: bool) -> int:
     except KeyboardInterrupt:
         print("freqformer: stopped", file=sys.stderr)
         return 130
+    except SaidElsewhere as error:
+        return error.exit_code
     except Exception as error:
         if debug:
             traceback.print_exc()
@@ -139,18 +142,20 @@ def _train(flags: "Flags", words: list[str]) -> int:
 
     flags.fields(ClassificationConfig, optional_value={"resume": RESUME_LAST})
     flags.config_file()
-    args = flags.parse(words)
-    if args["resume"] == RESUME_LAST and args["output_dir"] is not None:
-        # A run to resume is described by its own folder; what is given here changes it.
-        kept = Path(args["output_dir"]) / CONFIG
-        if kept.is_file():
-            args = flags.parse(words, defaults=kept)
+    with only_the_first_complains():
+        args = flags.parse(words)
+        if args["resume"] == RESUME_LAST and args["output_dir"] is not None:
+            # A run to resume is described by its own folder; what is given here changes it.
+            kept = Path(args["output_dir"]) / CONFIG
+            if kept.is_file():
+                args = flags.parse(words, defaults=kept)
     metrics = run(ClassificationConfig(**args))
     best = metrics["best"]
-    print(f"best epoch: {_scores(best)}")
-    for name, what in (("raw", "its weights without the average"), ("average", "mean of the last epochs")):
-        if name in metrics:
-            print(f"{what}: {_scores(metrics[name])}")
+    if _speaks():
+        print(f"best epoch: {_scores(best)}")
+        for name, what in (("raw", "its weights without the average"), ("average", "mean of the last epochs")):
+            if name in metrics:
+                print(f"{what}: {_scores(metrics[name])}")
     return 0
 
 
@@ -163,9 +168,12 @@ def _eval(flags: "Flags", words: list[str]) -> int:
 
     flags.fields(EvaluationConfig)
     flags.switch("json", "print one JSON object")
-    args = flags.parse(words)
+    with only_the_first_complains():
+        args = flags.parse(words)
     as_json = args.pop("json")
     figures = evaluate(EvaluationConfig(**args))
+    if not _speaks():
+        return 0
     if as_json:
         print(json.dumps(figures))
     else:
@@ -287,6 +295,12 @@ def _quickstart(flags: "Flags", words: list[str]) -> int:
 
     quickstart(args["output_dir"])
     return 0
+
+
+def _speaks() -> bool:
+    """Whether this process prints the results, of those that a launcher started."""
+    here = place()
+    return here is None or here.rank == 0
 
 
 def _in_batches(paths: list[Path], size: int) -> Any:

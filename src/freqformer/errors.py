@@ -24,3 +24,11 @@ class MissingExtra(FreqFormerError):
 
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(f"{module} is not installed: pip install 'freqformer[{extra}]'")
+
+
+class SaidElsewhere(Exception):
+    """Another process of this run has said what is wrong; this one only ends, with the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process of this run has said what is wrong")
+        self.exit_code = exit_code

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..checkpoints import save_model, save_weights, write_whole
 from .pictures import draw_curves
+from .processes import gathered, rank, world_size
 from .storage import METRICS, RAW_WEIGHTS
 
 
@@ -29,7 +30,7 @@ class Record(Callback):
         return {
             "history": self.history,
             "seconds": self._seconds + time.monotonic() - self._since,
-            "loss_sum": float(self._loss_sum),
+            "loss_sums": gathered(float(self._loss_sum)),
             "steps": int(self._steps),
         }
 
@@ -37,7 +38,10 @@ class Record(Callback):
         """Go on with the record of an interrupted run."""
         self.history = list(state_dict["history"])
         self._seconds = state_dict["seconds"]
-        self._loss_sum, self._steps = torch.tensor(state_dict["loss_sum"]), torch.tensor(state_dict["steps"])
+        sums = state_dict["loss_sums"]
+        # In as many processes as before each goes on with its own sum, to the last bit.
+        own = sums[rank()] if len(sums) == world_size() else sum(sums) / len(sums)
+        self._loss_sum, self._steps = torch.tensor(own), torch.tensor(state_dict["steps"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -60,7 +64,7 @@ class Record(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row = {
             "epoch": trainer.current_epoch + 1,
-            "train/loss": float(self._loss_sum) / max(int(self._steps), 1),
+            "train/loss": sum(gathered(float(self._loss_sum))) / world_size() / max(int(self._steps), 1),
             **{name: value for name, value in metrics.items() if name.startswith("val/")},
             # Layer-wise decay gives the deeper groups smaller ones.
             "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),

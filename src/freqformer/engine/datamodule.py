@@ -7,7 +7,9 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import EpochBatchSampler
+from ..errors import FreqFormerError
 from ..tasks import RunConfig
+from .processes import rank, world_size
 
 
 class RunData(LightningDataModule):
@@ -23,7 +25,7 @@ class RunData(LightningDataModule):
         super().__init__()
         self.config, self.train, self.val = config, train, val
 
-    def sampler(self, rank: int = 0, world_size: int = 1) -> EpochBatchSampler:
+    def sampler(self) -> EpochBatchSampler:
         """The order of training, from wherever the Trainer's counter stands when it is iterated.
 
         Raises:
@@ -34,19 +36,17 @@ class RunData(LightningDataModule):
             self.config.batch_size,
             self.config.seed,
             lambda: divmod(self._batches_done(), len(sampler)),
-            rank=rank,
-            world_size=world_size,
+            rank=rank(),
+            world_size=world_size(),
         )
         return sampler
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the current epoch that are still to come."""
-        assert self.trainer is not None
-        sampler = self.sampler(self.trainer.global_rank, self.trainer.world_size)
-        return DataLoader(self.train, batch_sampler=sampler, **worker_arguments(self.config.num_workers))
+        return DataLoader(self.train, batch_sampler=self.sampler(), **worker_arguments(self.config.num_workers))
 
     def val_dataloader(self) -> DataLoader:
-        """The validation split, in order."""
+        """This process's share of the validation split, in order."""
         return evaluation_loader(self.val, self.config.batch_size, self.config.num_workers)
 
     def _batches_done(self) -> int:
@@ -55,8 +55,16 @@ class RunData(LightningDataModule):
 
 
 def evaluation_loader(samples: Dataset, batch_size: int, num_workers: int) -> DataLoader:
-    """All samples once, in order."""
-    return DataLoader(samples, batch_size=batch_size, **worker_arguments(num_workers))
+    """This process's share of the samples: over all processes each sample once, and none twice.
+
+    Raises:
+        FreqFormerError: there are fewer samples than processes.
+    """
+    images, processes = len(samples), world_size()  # type: ignore[arg-type]
+    if images < processes:
+        raise FreqFormerError(f"{images} images are too few to evaluate in {processes} processes: use fewer")
+    share = range(rank(), images, processes)
+    return DataLoader(samples, sampler=share, batch_size=batch_size, **worker_arguments(num_workers))
 
 
 def worker_arguments(num_workers: int) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from ..factory import load_classifier
 from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples, require, require_size
 from .datamodule import evaluation_loader
 from .lightning import progress_bars, quiet, resolve_precision, wrong_settings
+from .processes import on_first, together
+from .strategies import require_strategy, trainer_arguments
 
 
 @dataclass
@@ -39,19 +41,26 @@ class EvaluationConfig:
     interpolation: str | None = None
     """How images are resized; by default the checkpoint's."""
     batch_size: int = 128
-    """Images per step."""
+    """Images per process and step."""
     num_workers: int = 2
-    """Processes that load images."""
+    """Workers of each process that load images."""
     precision: str = "auto"
     """Lightning's value, such as 32-true or bf16-mixed; auto is bf16-mixed where the hardware has it."""
     accelerator: str = "auto"
     """Lightning's value: auto, cpu or gpu."""
+    devices: int | str = "auto"
+    """Processes on this node, each with a GPU of its own or a share of the CPU; auto is what torchrun, mpirun or SLURM
+    started, or one."""
+    num_nodes: int = 1
+    """Nodes; torchrun, mpirun and SLURM say it themselves."""
+    strategy: str = "auto"
+    """What several processes do: ddp keeps a copy of the model in each, fsdp a shard; auto is ddp."""
     per_class: str | None = None
     """Write each class's number of images and accuracy to this CSV file."""
 
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
-    """Evaluate a classifier's checkpoint.
+    """Evaluate a classifier's checkpoint, in as many processes as the config or a launcher says.
 
     Args:
         config: what to evaluate, on which images.
@@ -62,6 +71,11 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
     Raises:
         FreqFormerError: an unusable checkpoint or data set, or one with other classes.
     """
+    return together(_evaluate, config)
+
+
+def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
+    require_strategy(config)
     require(config.batch_size >= 1, "--batch-size", "at least 1", config.batch_size)
     require(config.num_workers >= 0, "--num-workers", "0 or more", config.num_workers)
     require(config.crop_pct is None or 0 < config.crop_pct <= 1, "--crop-pct", "above 0, at most 1", config.crop_pct)
@@ -84,14 +98,17 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         )
     task = Classification(ClassificationConfig(), model=model, label_names=images.classes)
     loader = evaluation_loader(evaluation_samples(model, images), config.batch_size, config.num_workers)
-    figures = validate(task, loader, config.precision, config.accelerator)
+    figures = validate(task, loader, config.precision, config.accelerator, config.strategy)
     if config.per_class is not None:
-        _write_csv(Path(config.per_class), task.per_class())
+        path = Path(config.per_class)
+        on_first(lambda: _write_csv(path, task.per_class()))
     return figures
 
 
-def validate(task: Task, loader: DataLoader, precision: str, accelerator: str) -> dict[str, Any]:
-    """Evaluate a task on a loader.
+def validate(
+    task: Task, loader: DataLoader, precision: str, accelerator: str, strategy: str = "auto"
+) -> dict[str, Any]:
+    """Evaluate a task on a loader, which has this process's share of the images.
 
     Returns:
         The task's metrics without their ``val/``, and ``images``, ``seconds`` and ``images_per_second``.
@@ -100,14 +117,14 @@ def validate(task: Task, loader: DataLoader, precision: str, accelerator: str) -
     with quiet():
         with wrong_settings():
             trainer = Trainer(
-                accelerator=accelerator,
-                devices=1,
+                **trainer_arguments(accelerator, strategy),
                 precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
                 logger=False,
                 callbacks=bars,
                 enable_progress_bar=bool(bars),
                 enable_model_summary=False,
                 enable_checkpointing=False,
+                use_distributed_sampler=False,
             )
         started = time.monotonic()
         try:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ..errors import RunFailed
 from ..tasks import RunConfig
+from .processes import largest
 from .storage import last_checkpoint
 
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
@@ -80,7 +81,7 @@ class NonFiniteLoss(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Stop, or take the gradients away, if a loss of this step was no number in any process."""
-        if not trainer.strategy.reduce_boolean_decision(self._bad is not None, all=False):
+        if not largest(int(self._bad is not None)):
             return
         value = "not finite" if self._bad is None else str(self._bad)
         self._bad = None

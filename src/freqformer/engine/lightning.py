@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from ..errors import FreqFormerError
+from .processes import rank
 
 # Names of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -20,7 +21,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def progress_bars() -> list[Callback]:
     """A progress bar on a terminal; elsewhere none, and the line that each epoch prints has to do."""
-    return [RichProgressBar()] if sys.stdout.isatty() else []
+    return [RichProgressBar()] if sys.stdout.isatty() and rank() == 0 else []
 
 
 @contextmanager
@@ -68,7 +69,9 @@ def wrong_settings() -> Iterator[None]:
         yield
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise FreqFormerError(f"these settings do not work here: {reason} (see --precision, --accelerator)") from error
+        raise FreqFormerError(
+            f"these settings do not work here: {reason} (see --precision, --accelerator, --devices)"
+        ) from error
 
 
 def keep_freed_memory() -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from ..checkpoints import WEIGHTS_FILE, epochs_done, read_description, read_weights, write_whole
 from ..data import mix
 from ..errors import FreqFormerError
-from ..tasks import RunConfig
+from ..launchers import only_the_first_complains, restarts
+from ..tasks import RunConfig, Task
 from .callbacks import BestModel, Record, write_metrics
 from .datamodule import RunData
 from .evaluate import validate
 from .failures import NonFiniteLoss, explained
 from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision, wrong_settings
+from .position import Pace, Position
+from .processes import on_first, rank, together, world_size
 from .saving import KeepEpochs, SaveByTheClock
 from .signals import StopOnSignal
 from .storage import (
@@ -35,12 +38,15 @@ from .storage import (
     prepare_folder,
     require_space,
 )
+from .strategies import load_whole, require_strategy, trainer_arguments
 
 RESUME_LAST = "last"
 
 
 def run(config: RunConfig) -> dict[str, Any]:
     """Train as a config says, evaluate the best epoch, and leave everything in the run's folder.
+
+    It works in as many processes as the config or a launcher says; process 0 alone writes and prints.
 
     Args:
         config: the run's settings; its ``build()`` makes the task and the samples.
@@ -54,51 +60,46 @@ def run(config: RunConfig) -> dict[str, Any]:
         FreqFormerError: unusable settings, data, checkpoint or output folder.
         Interrupted: a signal stopped the run; its state is saved.
     """
-    config.check()
+    with only_the_first_complains():
+        config.check()
+        require_strategy(config)
+    return together(_run, config)
+
+
+def _run(config: RunConfig) -> dict[str, Any]:
     folder = Path(config.output_dir or config.default_output_dir())
-    checkpoint = _checkpoint_to_resume(config, folder)
-    finished = _finished(config, folder)
+    config, checkpoint, finished = on_first(lambda: _where_to_start(config, folder))
     if finished is not None:
-        print(f"{folder} is a finished run of {len(finished['epochs'])} epochs; nothing is left to do", flush=True)
         return finished
 
     keep_freed_memory()
     torch.manual_seed(mix(config.seed))
     task, train, val = config.build()
     data = RunData(config, train, val)
-    task.steps_per_epoch = math.ceil(len(data.sampler()) / config.accumulate)
+    batches = len(data.sampler())
+    task.steps_per_epoch = math.ceil(batches / config.accumulate)
+    position = Position(Pace(config.batch_size * world_size(), batches, task.steps_per_epoch))
     best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
     record = Record(folder)
     keep = KeepEpochs(folder, config.average_checkpoints)
     stop = StopOnSignal(last_checkpoint(folder))
-    own: list[Callback] = [record, NonFiniteLoss(folder, config.skip_nan), best, keep, stop]
+    own: list[Callback] = [position, record, NonFiniteLoss(folder, config.skip_nan), best, keep, stop]
     if config.save_every_minutes is not None:
         own.append(SaveByTheClock(last_checkpoint(folder), config.save_every_minutes))
     with quiet(), wrong_settings():
         trainer = _trainer(config, folder, task.monitor, own)
     # Whatever can be refused is refused before the folder is touched.
-    task.optimization(task.steps_per_epoch)
-    if checkpoint is not None and read_description(checkpoint) != task.describe():
-        raise FreqFormerError(f"{checkpoint} holds another model than this run's: check the model, size and data set")
-    parameters = sum(p.numel() for p in task.model.parameters())
-    require_space(folder, parameters)
-    prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
-    settings = {**asdict(config), "output_dir": str(folder), "resume": None, "overwrite": False}
-    text = yaml.safe_dump(settings, sort_keys=False)
-    write_whole(folder / CONFIG, lambda path: path.write_text(text))
-
-    print(
-        f"{type(task).__name__}: {parameters / 1e6:.2f} M parameters, {len(train)} training and "  # type: ignore[arg-type]
-        f"{len(val)} validation images, precision {trainer.precision}, folder {folder}",  # type: ignore[arg-type]
-        flush=True,
-    )
+    task.optimization(task.steps_per_epoch, world_size())
+    on_first(lambda: _prepare(config, folder, task, checkpoint))
+    if rank() == 0:
+        print(_summary(task, data, trainer, folder), flush=True)
     started = time.monotonic()
     with stop.watching(), quiet(), explained(config, folder):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         seconds = round(time.monotonic() - started, 2)
-        best.export()
+        on_first(best.export)
         if config.average_checkpoints:
-            keep.average(task, config.epochs, folder / AVERAGE_WEIGHTS)
+            on_first(lambda: keep.average(task, config.epochs, folder / AVERAGE_WEIGHTS))
         figures = {}
         # The best epoch comes last: what is drawn is drawn of it.
         kept = {
@@ -107,21 +108,72 @@ def run(config: RunConfig) -> dict[str, Any]:
             "best": WEIGHTS_FILE,
         }
         for name, weights in kept.items():
-            task.model.load_state_dict(read_weights(folder / weights))
-            figures[name] = validate(task, data.val_dataloader(), config.precision, config.accelerator)
-    task.draw(folder)
+            load_whole(task.model, read_weights(folder / weights))
+            loader = data.val_dataloader()
+            figures[name] = validate(task, loader, config.precision, config.accelerator, config.strategy)
     metrics = {"epochs": record.history, **figures, "train_seconds": seconds}
-    write_metrics(folder, metrics)
+    on_first(lambda: _finish(task, folder, metrics))
     return metrics
+
+
+def _where_to_start(config: RunConfig, folder: Path) -> tuple[RunConfig, Path | None, dict[str, Any] | None]:
+    """The config as it is to be followed, the checkpoint to go on from, and the metrics when nothing is left to do."""
+    if restarts() and _is_run_of(config, folder):
+        # torchrun has started all processes anew after one of them died, or SLURM the job.
+        config = replace(config, resume=RESUME_LAST, overwrite=False)
+    checkpoint = _checkpoint_to_resume(config, folder)
+    finished = _finished(config, folder)
+    if finished is not None:
+        print(f"{folder} is a finished run of {len(finished['epochs'])} epochs; nothing is left to do", flush=True)
+    return config, checkpoint, finished
+
+
+def _prepare(config: RunConfig, folder: Path, task: Task, checkpoint: Path | None) -> None:
+    """Refuse what cannot work, then make the folder and write the config into it."""
+    if checkpoint is not None and read_description(checkpoint) != task.describe():
+        raise FreqFormerError(f"{checkpoint} holds another model than this run's: check the model, size and data set")
+    require_space(folder, _parameters(task))
+    prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
+    text = _settings(config, folder)
+    write_whole(folder / CONFIG, lambda path: path.write_text(text))
+
+
+def _settings(config: RunConfig, folder: Path) -> str:
+    """What ``config.yaml`` holds."""
+    settings = {**asdict(config), "output_dir": str(folder), "resume": None, "overwrite": False}
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
+def _is_run_of(config: RunConfig, folder: Path) -> bool:
+    path = folder / CONFIG
+    return path.is_file() and path.read_text() == _settings(config, folder)
+
+
+def _summary(task: Task, data: RunData, trainer: Trainer, folder: Path) -> str:
+    images = f"{len(data.train)} training and {len(data.val)} validation images"  # type: ignore[arg-type]
+    processes = f"{world_size()} processes, " if world_size() > 1 else ""
+    return (
+        f"{type(task).__name__}: {_parameters(task) / 1e6:.2f} M parameters, {images}, {processes}"
+        f"precision {trainer.precision}, folder {folder}"
+    )
+
+
+def _parameters(task: Task) -> int:
+    return sum(parameter.numel() for parameter in task.model.parameters())
+
+
+def _finish(task: Task, folder: Path, metrics: dict[str, Any]) -> None:
+    task.draw(folder)
+    write_metrics(folder, metrics)
 
 
 def _trainer(config: RunConfig, folder: Path, monitor: str, own: list[Callback]) -> Trainer:
     bars = progress_bars()
     logs = CSVLogger(folder, name="logs")
+    processes = trainer_arguments(config.accelerator, config.strategy)
     return Trainer(
+        **{**processes, "plugins": [*processes["plugins"], WholeFiles()]},
         max_epochs=config.epochs,
-        accelerator=config.accelerator,
-        devices=1,
         precision=resolve_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
         gradient_clip_val=config.clip_grad,
         accumulate_grad_batches=config.accumulate,
@@ -135,7 +187,6 @@ def _trainer(config: RunConfig, folder: Path, monitor: str, own: list[Callback])
             *own,
         ],
         logger=[logs, TensorBoardLogger(folder, name="logs", version=logs.version, default_hp_metric=False)],
-        plugins=[WholeFiles()],
         log_every_n_steps=10,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from ..checkpoints import average_weights, save_weights
 from ..tasks import Task
 from .callbacks import network_state
+from .processes import largest
 from .storage import epoch_weights
 
 
@@ -37,7 +38,7 @@ class SaveByTheClock(Checkpoint):
             return
         due = time.monotonic() - self._saved >= self.seconds
         # Clocks differ; saving is one act of all processes.
-        if trainer.strategy.reduce_boolean_decision(due, all=False):
+        if largest(int(due)):
             trainer.save_checkpoint(self.last)
             self._saved = time.monotonic()
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from .processes import largest, rank
 from .saving import at_step
 
 # SLURM is asked for SIGUSR1 before the time is up: `sbatch --signal=USR1@120`.
@@ -65,29 +65,25 @@ class StopOnSignal(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop between two steps. An epoch's last step leaves it to the epoch's end, which saves anyway."""
-        if at_step(trainer) and not trainer.is_last_batch and (number := self._agreed(trainer)) is not None:
+        if at_step(trainer) and not trainer.is_last_batch and (number := self._agreed()) is not None:
             trainer.save_checkpoint(self.last)
-            self._stop(trainer, number)
+            self._stop(number)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between two epochs."""
-        if (number := self._agreed(trainer)) is not None:
-            self._stop(trainer, number)
+        if (number := self._agreed()) is not None:
+            self._stop(number)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on nothing is left to save."""
         self._training = False
 
-    def _agreed(self, trainer: Trainer) -> int | None:
+    def _agreed(self) -> int | None:
         """The signal to stop for, once any process has received one: all must stop at the same step."""
-        if trainer.world_size == 1:
-            return self._received
-        received = torch.tensor(self._received or 0, device=trainer.strategy.root_device)
-        number = int(trainer.strategy.reduce(received, reduce_op="max"))
-        return number or None
+        return largest(self._received or 0) or None
 
-    def _stop(self, trainer: Trainer, number: int) -> None:
-        if number == _REQUEUE and trainer.is_global_zero:
+    def _stop(self, number: int) -> None:
+        if number == _REQUEUE and rank() == 0:
             requeue()
         raise Interrupted(number, self.last)
 
@@ -99,7 +95,9 @@ class StopOnSignal(Checkpoint):
         if self._received is not None or not self._training:
             raise Interrupted(number, self.last)
         self._received = number
-        print(f"{signal.Signals(number).name}: finishing the step, then saving; once more stops at once", flush=True)
+        if rank() == 0:
+            name = signal.Signals(number).name
+            print(f"{name}: finishing the step, then saving; once more stops at once", flush=True)
 
 
 def requeue() -> None:

@@ -146,7 +146,8 @@ class Classification(Task):
         )
         self.val_loss = MeanMetric()
         self.confusion = MulticlassConfusionMatrix(classes)
-        """Rows are true classes, columns predicted ones, over the last evaluation."""
+        self.counts = torch.zeros(classes, classes, dtype=torch.int64)
+        """Rows are true classes, columns predicted ones, over the last evaluation, of all processes."""
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) to logits (B, classes)."""
@@ -173,9 +174,13 @@ class Classification(Task):
         self.log("val/loss", self.val_loss)
         self.log_dict(self.val_metrics, prog_bar=True)
 
+    def on_validation_epoch_end(self) -> None:
+        """Add up the counts of all processes."""
+        self.counts = self.confusion.compute().cpu()
+
     def per_class(self) -> list[dict[str, Any]]:
         """Name, number of images and accuracy of each class over the last evaluation."""
-        counts = self.confusion.confmat
+        counts = self.counts
         names = self.label_names or [str(i) for i in range(len(counts))]
         return [
             {
@@ -190,10 +195,10 @@ class Classification(Task):
         """Draw the last evaluation into a folder: ``confusion.png``, for up to 100 classes."""
         from .pictures import draw_confusion
 
-        counts = self.confusion.confmat
+        counts = self.counts
         if len(counts) <= 100:
             names = self.label_names or [str(i) for i in range(len(counts))]
-            draw_confusion(counts.cpu().numpy(), names, folder / "confusion.png")
+            draw_confusion(counts.numpy(), names, folder / "confusion.png")
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint says of its model, in the fields of timm's ``config.json``."""

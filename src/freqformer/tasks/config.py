@@ -67,6 +67,13 @@ class RunConfig:
     """Refuse operations that have no deterministic implementation."""
     accelerator: str = "auto"
     """Lightning's value: auto, cpu or gpu."""
+    devices: int | str = "auto"
+    """Processes on this node, each with a GPU of its own or a share of the CPU; auto is what torchrun, mpirun or SLURM
+    started, or one."""
+    num_nodes: int = 1
+    """Nodes; torchrun, mpirun and SLURM say it themselves."""
+    strategy: str = "auto"
+    """What several processes do: ddp keeps a copy of the model in each, fsdp a shard; auto is ddp."""
     output_dir: str | None = None
     """The run's folder; by default one under runs/."""
     resume: str | None = None

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ..compiling import compile_for_training
 from ..data import mix
 from ..errors import FreqFormerError
+from ..layers import Block
 from .config import RunConfig
 
 Batch = dict[str, Any]
@@ -66,8 +67,22 @@ class Task(LightningModule):
         """One micro-batch; its randomness depends on nothing but the seed, its number and the rank."""
         torch.manual_seed(mix(self.config.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank))
         loss = self.loss(batch)
-        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True)
+        self.log("train/loss", loss.detach(), on_step=True, on_epoch=False, prog_bar=True, sync_dist=True)
         return loss
+
+    def configure_model(self) -> None:
+        """Shard the network, block by block, where Lightning's ModelParallelStrategy trains it."""
+        if self.device_mesh is None:
+            return
+        # Most runs do without.
+        from torch.distributed.fsdp import FSDPModule, fully_shard
+
+        if isinstance(self.model, FSDPModule):
+            return
+        mesh = self.device_mesh["data_parallel"]
+        for block in [module for module in self.model.modules() if isinstance(module, Block)]:
+            fully_shard(block, mesh=mesh)
+        fully_shard(self.model, mesh=mesh)
 
     def configure_optimizers(self) -> Any:
         """timm's optimiser and schedule by name; the schedule is a pure function of the step."""

@@ -1,0 +1,83 @@
+"""Where a checkpoint stands in its run, for runs that go on with another global batch (more or fewer processes)."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+# Of Lightning's counters, those that a loop fills one after another for each batch.
+_PHASES = ("ready", "started", "processed", "completed")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What an epoch consists of.
+
+    Args:
+        images: images in a batch, over all processes.
+        batches: batches in an epoch.
+        steps: steps of the optimiser in an epoch.
+    """
+
+    images: int
+    batches: int
+    steps: int
+
+
+class Position(Callback):
+    """Lets each checkpoint say its pace, and moves one of another pace to the same place in its epoch.
+
+    In the middle of an epoch that place is the last border of a batch before it: less than a batch of images is seen
+    twice, none is left out. The learning rate follows the schedule of the new pace.
+    """
+
+    def __init__(self, pace: Pace) -> None:
+        self.pace = pace
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Write down the pace."""
+        checkpoint["pace"] = asdict(self.pace)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Count in batches of this run."""
+        before = checkpoint.get("pace")
+        if before is not None and Pace(**before) != self.pace:
+            move(checkpoint, Pace(**before), self.pace)
+
+
+def move(checkpoint: dict[str, Any], old: Pace, new: Pace) -> None:
+    """Rewrite a checkpoint's counters as if its run had had another pace from the start.
+
+    Args:
+        checkpoint: Lightning's, changed in place.
+        old: the pace that it was written at.
+        new: the pace to go on at.
+    """
+    loop = checkpoint["loops"]["fit_loop"]
+    batches = loop["epoch_loop.batch_progress"]
+    done = batches["current"]["ready"]
+    epochs = (batches["total"]["ready"] - done) // old.batches
+    # An epoch that is through stays so, however many images its ragged end has.
+    now = new.batches if done >= old.batches else min(done * old.images // new.images, new.batches - 1)
+    steps = now * new.steps // new.batches
+    _set(batches["current"], now)
+    _set(batches["total"], epochs * new.batches + now)
+    for progress in loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"].values():
+        _set(progress["current"], steps)
+        _set(progress["total"], epochs * new.steps + steps)
+    step = epochs * new.steps + steps
+    checkpoint["global_step"] = step
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step
+    for state in checkpoint["callbacks"].values():
+        if "latest_update_step" in state:
+            state["latest_update_step"] = step
+    # The schedules are functions of the step; what is saved of them is their old length.
+    checkpoint["lr_schedulers"] = []
+
+
+def _set(counters: dict[str, Any], value: int) -> None:
+    """Set what a loop counts, with those phases behind that were behind."""
+    first = counters["ready"]
+    for phase in _PHASES:
+        if phase in counters:
+            counters[phase] = max(0, value - (first - counters[phase]))
