@@ -35,8 +35,8 @@ def test_resuming_gives_the_rest_of_the_epoch(data, batch_size, extra, seed, epo
     start = data.draw(st.integers(0, len(full) + 3))
     assert batches(n, batch_size, seed, epoch, start) == full[start:]
     assert len(EpochBatchSampler(n, batch_size, seed, lambda: (epoch, start))) == len(full) == n // batch_size
-    assert {e for batch in full for e, _ in batch} == {epoch}
-    indices = [i for batch in full for _, i in batch]
+    assert {e for batch in full for e, *_ in batch} == {epoch}
+    indices = [i for batch in full for _, i, _ in batch]
     assert indices == epoch_order(n, seed, epoch)[: len(indices)].tolist()
 
 
@@ -51,8 +51,8 @@ def test_ranks_share_the_batches_of_one_process(batch_size, world_size, extra, s
 def test_position_is_asked_once_at_each_start():
     positions = iter([(0, 1), (1, 0)])
     sampler = EpochBatchSampler(6, 2, 3, lambda: next(positions))
-    assert [e for batch in sampler for e, _ in batch] == [0] * 4
-    assert [e for batch in sampler for e, _ in batch] == [1] * 6
+    assert [e for batch in sampler for e, *_ in batch] == [0] * 4
+    assert [e for batch in sampler for e, *_ in batch] == [1] * 6
 
 
 def test_errors():

@@ -118,7 +118,9 @@ def test_policies_run_and_are_a_function_of_the_seed(aa):
 
 def test_posterize_to_no_bits_is_black():
     transform = train_transform((32, 32), aa="rand-m10-n60-p1-inc1", hflip=0.0, **NORM)
-    policy = next(step for step in transform.transforms if hasattr(step, "ops"))
+    policy = next(
+        step.args[0] for step in transform.transforms if hasattr(step, "args") and hasattr(step.args[0], "ops")
+    )
     op = next(op for op in policy.ops if op.name.startswith("Posterize"))
     assert np.asarray(op(picture())).max() == 0
 
@@ -181,7 +183,7 @@ def test_batches_do_not_depend_on_the_workers(workers):
     for batch, keys in zip(loader, sampler, strict=True):
         assert batch["image"].shape == (5, 3, 16, 16)
         assert batch["target"].dtype == batch["index"].dtype == torch.int64
-        assert batch["index"].tolist() == [index for _, index in keys]
+        assert batch["index"].tolist() == [index for _, index, _ in keys]
         assert torch.equal(batch["target"], batch["index"] % 3)
         assert torch.equal(batch["image"], torch.stack([data[key]["image"] for key in keys]))
 
