@@ -8,7 +8,7 @@ from freqformer.data.label_maps import LabelMaps, Region, labels_in
 from freqformer.data.randomness import mix, seeded
 from freqformer.data.sampler import EpochBatchSampler, epoch_order
 from freqformer.data.samples import Samples
-from freqformer.data.transforms import eval_transform, train_transform
+from freqformer.data.transforms import eval_transform, train_transform, whole_transform
 
 __all__ = [
     "DATA_SETS",
@@ -27,4 +27,5 @@ __all__ = [
     "open_images",
     "seeded",
     "train_transform",
+    "whole_transform",
 ]

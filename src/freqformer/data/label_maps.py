@@ -18,14 +18,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.ops import roi_align
 from torchvision.transforms.v2 import functional as F
 
 from freqformer.checkpoints import write_whole
-from freqformer.data.images import Images
 from freqformer.errors import FreqFormerError
 
 _DESCRIPTION = "labelmaps.json"
@@ -52,7 +51,8 @@ class Description:
     """Height and width of the images it saw."""
 
     def write(self, folder: Path) -> None:
-        """Write it into the folder; raises FreqFormerError if that is impossible."""
+        """Write it into the folder, which is made; raises FreqFormerError if that is impossible."""
+        _make_folder(folder)
         text = json.dumps(asdict(self), indent=2)
         write_whole(folder / _DESCRIPTION, lambda path: path.write_text(text))
 
@@ -144,16 +144,6 @@ def map_path(folder: Path, root: Path | None, name: str) -> Path:
     return folder.joinpath(*parts[:-1], parts[-1] + _SUFFIX)
 
 
-def require_distinct(folder: Path, root: Path | None, images: Images) -> None:
-    """Refuse images that would share a map, such as ``a.jpg`` and ``a.png``; raises FreqFormerError naming them."""
-    seen: dict[Path, str] = {}
-    for i in range(len(images)):
-        name = images.name(i)
-        other = seen.setdefault(map_path(folder, root, name), name)
-        if other != name:
-            raise FreqFormerError(f"{other} and {name} differ in their ending alone and would share a label map")
-
-
 def read_map(path: Path) -> Tensor:
     """Scores and classes in a file, float32 (2, K, h, w); raises FreqFormerError naming it."""
     try:
@@ -190,12 +180,25 @@ def write_map(path: Path, scores: Tensor, classes: Tensor) -> None:
     Raises:
         FreqFormerError: it cannot be written.
     """
+    _make_folder(path.parent)
+    write_whole(path, lambda aside: aside.write_bytes(_encoded(scores, classes)))
+
+
+def map_size(description: Description) -> int:
+    """The bytes of each file of a folder's maps."""
+    empty = torch.zeros(description.top_k, *description.grid)
+    return len(_encoded(empty, empty))
+
+
+def _make_folder(folder: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise FreqFormerError(f"cannot make {path.parent}: {error.strerror}") from error
-    tensors = {"scores": scores.half().contiguous().cpu(), "classes": classes.to(torch.int16).contiguous().cpu()}
-    write_whole(path, lambda aside: save_file(tensors, aside))
+        raise FreqFormerError(f"cannot make {folder}: {error.strerror}") from error
+
+
+def _encoded(scores: Tensor, classes: Tensor) -> bytes:
+    return save({"scores": scores.half().contiguous(), "classes": classes.to(torch.int16).contiguous()})
 
 
 class Region(tv_tensors.TVTensor):

@@ -154,6 +154,13 @@ def eval_transform(
     return v2.Compose([cover, v2.CenterCrop(size), _normaliser(mean, std)])
 
 
+def whole_transform(
+    size: tuple[int, int], *, mean: Sequence[float], std: Sequence[float], interpolation: str = "bicubic"
+) -> Transform:
+    """Build a transform that squeezes the whole image to (H, W), whatever its aspect, and normalises it."""
+    return v2.Compose([v2.Resize(size, _interpolation(interpolation)), _normaliser(mean, std)])
+
+
 def _random_crop(
     size: tuple[int, int],
     scale: Sequence[float],
