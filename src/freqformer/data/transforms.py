@@ -53,7 +53,7 @@ def train_transform(
     Args:
         size: (H, W) of the result.
         mean, std: of each channel, for pixels in 0..1.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
+        interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; "random" draws bilinear or bicubic for each image.
         hflip: probability of the horizontal flip.
         aa: timm's policy, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4", "original"; "" or "none" is off.
         reprob: probability of erasing a rectangle with noise.
@@ -71,18 +71,20 @@ def train_transform(
             raise FreqFormerError(f"the probability of {what} must be in 0..1, not {probability}")
     if not 0 < scale[0] <= scale[1] <= 1:
         raise FreqFormerError(f"the crop's scale must satisfy 0 < low <= high <= 1, not {scale}")
-    mode = _interpolation(interpolation)
+    names = ("bilinear", "bicubic") if interpolation == "random" else (interpolation,)
+    modes = [_interpolation(name) for name in names]
     steps: list[Callable] = []
     if max(size) > 32:
-        steps.append(v2.RandomResizedCrop(size, scale=scale, interpolation=mode))
+        steps.append(_one_of([v2.RandomResizedCrop(size, scale=scale, interpolation=mode) for mode in modes]))
     else:
         # The usual 4 pixels for 32, in proportion below.
         around = [max(1, size[1] // 8), max(1, size[0] // 8)] if padding is None else padding
-        steps += [partial(_resize, size=size, mode=mode), v2.RandomCrop(size, padding=around)]
+        resized = _one_of([partial(_resize, size=size, mode=mode) for mode in modes])
+        steps += [resized, v2.RandomCrop(size, padding=around)]
     if hflip:
         steps.append(v2.RandomHorizontalFlip(hflip))
     if aa not in ("", "none"):
-        steps.append(_policy(aa, size, mean, _PILLOW[interpolation]))
+        steps.append(_policy(aa, size, mean, _PILLOW.get(interpolation)))
     steps.append(_normaliser(mean, std))
     if reprob:
         steps.append(RandomErasing(reprob, mode="pixel", device="cpu"))
@@ -124,6 +126,10 @@ def _interpolation(name: str) -> InterpolationMode:
     return InterpolationMode(name)
 
 
+def _one_of(transforms: list[Callable]) -> Callable:
+    return transforms[0] if len(transforms) == 1 else v2.RandomChoice(transforms)
+
+
 def _resize(image: Image.Image, size: tuple[int, int], mode: InterpolationMode) -> Image.Image:
     return image if image.size == size[::-1] else F.resize(image, list(size), mode)
 
@@ -154,7 +160,7 @@ def _to_tensor(image: Image.Image, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _policy(
-    aa: str, size: tuple[int, int], mean: Sequence[float], interpolation: Image.Resampling
+    aa: str, size: tuple[int, int], mean: Sequence[float], interpolation: Image.Resampling | None
 ) -> Callable[[Image.Image], Image.Image]:
     kind, *sections = aa.split("-")
     if kind not in _SECTIONS:
@@ -164,7 +170,8 @@ def _policy(
     settings = {
         "translate_const": int(min(size) * 0.45),
         "img_mean": tuple(min(255, round(255 * channel)) for channel in mean),
-        "interpolation": interpolation,
+        # Without it timm draws bilinear or bicubic.
+        **({"interpolation": interpolation} if interpolation is not None else {}),
     }
     if kind == "rand":
         policy = rand_augment_transform(aa, settings)

@@ -2,6 +2,7 @@
 
 from .callbacks import Interrupted
 from .evaluate import EvaluationConfig, evaluate, validate
+from .recipes import recipe_config
 from .runner import RESUME_LAST, run
 
-__all__ = ["RESUME_LAST", "EvaluationConfig", "Interrupted", "evaluate", "run", "validate"]
+__all__ = ["RESUME_LAST", "EvaluationConfig", "Interrupted", "evaluate", "recipe_config", "run", "validate"]

@@ -93,7 +93,7 @@ def _trainer(config: RunConfig, folder: Path, monitor: str, own: list[Callback])
     bars = progress_bars()
     logs = CSVLogger(folder, name="logs")
     return Trainer(
-        max_epochs=config.epochs,
+        max_epochs=config.all_epochs(),
         accelerator=config.accelerator,
         devices=1,
         precision=resolve_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
@@ -147,7 +147,7 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path) -> Path | None:
         if (folder / CONFIG).exists() and outside:
             raise FreqFormerError(f"{folder} holds another run than {checkpoint}: choose another --output-dir")
     epochs = epochs_done(checkpoint)
-    if epochs >= config.epochs and not (folder / CHECKPOINTS / "best.ckpt").exists():
+    if epochs >= config.all_epochs() and not (folder / CHECKPOINTS / "best.ckpt").exists():
         raise FreqFormerError(
             f"{checkpoint} has done its {epochs} epochs: raise --epochs, or resume it in its own folder"
         )
@@ -160,4 +160,4 @@ def _finished(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     if config.resume is None or not path.exists():
         return None
     metrics = json.loads(path.read_text())
-    return metrics if "best" in metrics and len(metrics["epochs"]) >= config.epochs else None
+    return metrics if "best" in metrics and len(metrics["epochs"]) >= config.all_epochs() else None

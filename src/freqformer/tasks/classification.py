@@ -60,6 +60,8 @@ class ClassificationConfig(RunConfig):
     """Share of the resized image that evaluation keeps; by default the model's."""
     interpolation: str = "bicubic"
     """How images are resized."""
+    train_interpolation: str | None = None
+    """How training images are resized, where it is not as above; random draws bilinear or bicubic for each."""
 
     def check(self) -> None:
         """Refuse settings outside their range; raises FreqFormerError."""
@@ -90,7 +92,7 @@ class ClassificationConfig(RunConfig):
             cfg["input_size"][1:],
             mean=mean,
             std=std,
-            interpolation=self.interpolation,
+            interpolation=self.train_interpolation or self.interpolation,
             hflip=self.hflip,
             aa=self.aa,
             reprob=self.reprob,
