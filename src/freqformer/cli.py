@@ -204,7 +204,6 @@ def _recipes(flags: "Flags", words: list[str]) -> int:
 
 def _eval(flags: "Flags", words: list[str]) -> int:
     from .engine import EvaluationConfig, evaluate
-
     from .spellings import IDLE_IN_EVAL, translate
 
     flags.fields(EvaluationConfig)

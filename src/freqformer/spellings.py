@@ -21,8 +21,6 @@ SAME = {
     "--head-dropout": "--drop",
     "--device": "--accelerator",
     "--dr": "--decay-rate",
-    "--grad-accum-steps": "--accumulate",
-    "--update-freq": "--accumulate",
 }
 """Another name for the same flag."""
 
@@ -121,7 +119,9 @@ REFUSED = {
 """A flag that is not there, and what to use in its place."""
 
 # timm names a run's folder by three flags: OUTPUT/EXPERIMENT/TASK.
-_FOLDER = {"--output": "output/train", "--experiment": None, "--task-name": None}
+_FOLDER = ("--output", "--experiment", "--task-name")
+DEFAULT_OUTPUT = "output/train"
+"""timm's OUTPUT where the line has none."""
 
 
 @dataclass
@@ -150,14 +150,12 @@ def translate(words: list[str], *, idle: dict[str, tuple[int, str]] | None = Non
     timm = False
     while rest:
         word = rest.pop(0)
-        flag, equals, value = word.partition("=")
-        if flag.startswith("--"):
-            head, dot, tail = flag.partition(".")
-            flag = head.replace("_", "-") + dot + tail
-        if equals:
-            rest.insert(0, value)
+        spelt, equals, value = word.partition("=")
+        flag = spelt.replace("_", "-") if spelt.startswith("--") else spelt
         if flag in REFUSED:
             raise FreqFormerError(f"there is no flag {flag}: {REFUSED[flag]}")
+        if equals and flag in {*ONLY, *idle, *_FOLDER}:
+            rest.insert(0, value)
         if flag in ONLY:
             given = _value(rest)
             if given is None or given.lower() not in ONLY[flag]:
@@ -173,15 +171,11 @@ def translate(words: list[str], *, idle: dict[str, tuple[int, str]] | None = Non
             result += MEANS[flag]
         else:
             timm = timm or flag == "--model"
-            if equals:
-                rest.pop(0)
-                result.append(f"{SAME.get(flag, flag)}={value}")
-                continue
-            result.append(SAME.get(flag, flag) if word.startswith("-") else word)
+            result.append(SAME.get(flag, spelt) + equals + value)
             if flag == "--input-size" and len(rest) > 2 and all(number.isdigit() for number in rest[:3]):
                 # timm's is channels, height, width.
                 rest.pop(0)
-    if folder and not any(word.partition("=")[0].replace("_", "-") == "--output-dir" for word in result):
+    if folder and not any(word.partition("=")[0] in ("--output-dir", "--output_dir") for word in result):
         result += ["--output-dir", _folder(folder, result)]
     return Line(result, timm)
 
@@ -211,6 +205,8 @@ def _value(rest: list[str]) -> str | None:
 
 
 def _folder(given: dict[str, str], words: list[str]) -> str:
-    output = given.get("--output") or str(_FOLDER["--output"])
-    arch = next((words[i + 1] for i, word in enumerate(words[:-1]) if word == "--arch"), "run")
+    """timm's folder of a run; without the name of an experiment the model's, where timm takes the time."""
+    pairs = zip(words, words[1:] + [""], strict=True)
+    arch = next((word.partition("=")[2] or after for word, after in pairs if word.partition("=")[0] == "--arch"), "run")
+    output = given.get("--output") or DEFAULT_OUTPUT
     return str(Path(output, given.get("--experiment") or arch, given.get("--task-name", "")))

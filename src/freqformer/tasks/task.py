@@ -80,7 +80,7 @@ class Task(LightningModule):
             FreqFormerError: timm has none of that name, or refuses its settings.
         """
         config = self.config
-        more = {"eps": config.opt_eps, "betas": config.opt_betas}
+        more: dict[str, Any] = {"eps": config.opt_eps, "betas": config.opt_betas}
         try:
             optimizer = create_optimizer_v2(
                 self.model,
