@@ -206,7 +206,7 @@ def _value(rest: list[str]) -> str | None:
 
 def _folder(given: dict[str, str], words: list[str]) -> str:
     """timm's folder of a run; without the name of an experiment the model's, where timm takes the time."""
-    pairs = zip(words, words[1:] + [""], strict=True)
+    pairs = zip(words, [*words[1:], ""], strict=False)
     arch = next((word.partition("=")[2] or after for word, after in pairs if word.partition("=")[0] == "--arch"), "run")
     output = given.get("--output") or DEFAULT_OUTPUT
     return str(Path(output, given.get("--experiment") or arch, given.get("--task-name", "")))
