@@ -39,8 +39,16 @@ SCRIPT = {
     "smoothing": 0.1,
     "mixup": 0.8,
     "cutmix": 1.0,
-    "aa": "rand-m9-mstd0.5-inc1",
+    "aa": "rand-m9-mstd0.5-inc1",  # so that --color-jitter, 0.4, is not reached
     "reprob": 0.0,
+    "remode": "pixel",
+    "recount": 1,
+    "mixup_prob": 1.0,
+    "mixup_switch_prob": 0.5,
+    "aug_repeats": 1,
+    "distillation_type": "none",
+    "distillation_alpha": 0.5,
+    "distillation_tau": 1.0,
     "hflip": 0.5,
     "interpolation": "bicubic",
     "crop_pct": None,  # 224/256, the models' own
@@ -59,6 +67,7 @@ TIMM = {
     "clip_grad": None,
     "model_ema_decay": 0.9998,
     "train_interpolation": "random",
+    "color_jitter": 0.4,
     "seed": 42,
 }
 
@@ -209,7 +218,7 @@ def test_a_papers_evaluation_line_means_the_same(resolved, arch):
 
 
 # Every flag of main_gfnet.py (whose descendants have no other) and of DFFormer's train.py, with a value where it has
-# one, except those that have their own names here and come with their own tests.
+# one.
 GFNET_FLAGS = """
 --batch-size 2; --epochs 9; --arch gfnet-xs; --input-size 64; --drop 0.1; --drop-path 0.1; --model-ema;
 --model-ema-decay 0.9; --model-ema-force-cpu; --opt lamb; --opt-eps 1e-8; --opt-betas 0.9 0.99; --clip-grad 2;
@@ -218,7 +227,9 @@ GFNET_FLAGS = """
 --decay-rate 0.2; --dr 0.2; --aa v0; --smoothing 0.2; --train-interpolation random; --reprob 0.1; --resplit;
 --mixup 0.1;
 --cutmix 0.1; --cutmix-minmax 0.1 0.2; --mixup-mode batch; --finetune x; --data-path x; --data-set CIFAR10;
---inat-category name; --output_dir x; --device cpu; --seed 1; --resume x; --start_epoch 3; --eval; --dist-eval;
+--inat-category name; --color-jitter 0.3; --repeated-aug; --remode rand; --recount 2; --mixup-prob 0.5;
+--mixup-switch-prob 0.1; --teacher-model x; --teacher-path x; --distillation-type hard; --distillation-alpha 0.1;
+--distillation-tau 2; --output_dir x; --device cpu; --seed 1; --resume x; --start_epoch 3; --eval; --dist-eval;
 --num_workers 3; --pin-mem; --no-pin-mem; --world_size 8; --dist_url env://
 """
 TIMM_FLAGS = """
@@ -226,7 +237,8 @@ TIMM_FLAGS = """
 --model gfnet_xs; --pretrained; --initial-checkpoint x; --no-resume-opt; --num-classes 3; --gp avg; --img-size 64;
 --input-size 3 64 64; --crop-pct 0.9; --mean 0 0 0; --std 1 1 1; --interpolation bilinear; -b 2; -vb 2;
 --validation-batch-size 2; --clip-mode norm; --lr-cycle-mul 1; --lr-cycle-decay 0.5; --lr-cycle-limit 1; --lr-k-decay 1;
---epoch-repeats 0; --no-aug; --hflip 0.1; --aug-splits 0; --jsd-loss; --bce-loss; --bce-target-thresh 0.1;
+--epoch-repeats 0; --no-aug; --hflip 0.1; --vflip 0.1; --scale 0.1 1;
+--ratio 0.5 2; --aug-repeats 3; --aug-splits 0; --jsd-loss; --bce-loss; --bce-target-thresh 0.1;
 --mixup-off-epoch 0; --drop-connect 0.1; --drop-block 0.1; --head-dropout 0.1; --bn-momentum 0.1; --bn-eps 0.1;
 --dist-bn reduce; --split-bn; --worker-seeding all; --log-interval 3; --recovery-interval 3; --checkpoint-hist 3; -j 3;
 --workers 3; --save-images; --amp; --apex-amp; --native-amp; --no-ddp-bb; --channels-last; --no-prefetcher; --output x;

@@ -317,6 +317,15 @@ def _export(flags: "Flags", words: list[str]) -> int:
     return 0
 
 
+def _labelmaps(flags: "Flags", words: list[str]) -> int:
+    from .tools import LabelMapsConfig, make_label_maps
+
+    flags.fields(LabelMapsConfig)
+    config = LabelMapsConfig(**flags.parse(words))
+    print(make_label_maps(config, _shown("mapping")))
+    return 0
+
+
 def _quickstart(flags: "Flags", words: list[str]) -> int:
     flags.value("output_dir", str, "the run's folder", default="runs/quickstart")
     args = flags.parse(words)
@@ -360,6 +369,7 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "eval": (_eval, "evaluate a checkpoint on a validation split"),
     "predict": (_predict, "classify images with a checkpoint"),
     "bench": (_bench, "time operations, models, training steps or image sizes against others"),
+    "labelmaps": (_labelmaps, "make label maps of a training split with a teacher"),
     "convert": (_convert, "write any weight file as safetensors"),
     "export": (_export, "write a model as an ONNX or torch.export file, checked"),
 }

@@ -184,8 +184,8 @@ def help_text() -> str:
     """What ``--help`` says of these spellings."""
     same = ", ".join(f"{theirs} is {ours}" for theirs, ours in SAME.items())
     return (
-        f"The papers' and timm's lines mean what they do there. {same}; "
-        "--amp and --native-amp are --precision auto; --output, --experiment and --task-name make --output-dir. "
+        f"The papers' and timm's lines mean what they do there: {same}, --amp and --native-amp are --precision auto, "
+        "--output, --experiment and --task-name are parts of --output-dir, --repeated-aug is --aug-repeats 3. "
         "With --model the defaults are timm's, `freqformer recipes timm`: the learning rate is for the batch as it "
         "is, and the precision float32. With --finetune nothing is dropped unless --drop-path says so."
     )

@@ -12,7 +12,7 @@ import freqformer
 PACKAGE = Path(freqformer.__file__).parent
 # From the ground up: a module imports its own package and those listed before it.
 FLOORS = (
-    *("errors", "checkpoints", "compiling", "ops", "layers", "models", "onnx_model", "factory", "bench"),
+    *("errors", "checkpoints", "compiling", "ops", "layers", "models", "onnx_model", "factory", "teachers", "bench"),
     *("data", "tasks", "engine", "tools", "flags", "spellings", "cli", "__main__"),
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -118,7 +118,9 @@ def test_policies_run_and_are_a_function_of_the_seed(aa):
 
 def test_posterize_to_no_bits_is_black():
     transform = train_transform((32, 32), aa="rand-m10-n60-p1-inc1", hflip=0.0, **NORM)
-    policy = next(step for step in transform.transforms if hasattr(step, "ops"))
+    policy = next(
+        step.args[0] for step in transform.transforms if hasattr(step, "args") and hasattr(step.args[0], "ops")
+    )
     op = next(op for op in policy.ops if op.name.startswith("Posterize"))
     assert np.asarray(op(picture())).max() == 0
 
@@ -141,6 +143,11 @@ def test_bad_policy(aa):
         ({"hflip": 1.5}, "probability of horizontal flip must be in 0..1, not 1.5"),
         ({"reprob": -1}, "probability of random erasing"),
         ({"scale": (0.5, 0.1)}, "scale"),
+        ({"scale": [0.5]}, "scale"),
+        ({"ratio": (0, 1)}, "ratio"),
+        ({"vflip": 2}, "probability of vertical flip"),
+        ({"reprob": 0.5, "remode": "noise"}, "unknown mode of random erasing 'noise'"),
+        ({"reprob": 0.5, "recount": 0}, "count of at least 1"),
         ({"interpolation": "cubic"}, "unknown interpolation 'cubic'"),
     ],
 )
@@ -181,7 +188,7 @@ def test_batches_do_not_depend_on_the_workers(workers):
     for batch, keys in zip(loader, sampler, strict=True):
         assert batch["image"].shape == (5, 3, 16, 16)
         assert batch["target"].dtype == batch["index"].dtype == torch.int64
-        assert batch["index"].tolist() == [index for _, index in keys]
+        assert batch["index"].tolist() == [index for _, index, _ in keys]
         assert torch.equal(batch["target"], batch["index"] % 3)
         assert torch.equal(batch["image"], torch.stack([data[key]["image"] for key in keys]))
 
@@ -190,3 +197,46 @@ def test_evaluation_samples():
     batch = next(iter(DataLoader(samples(eval_transform((16, 16), **NORM)), batch_size=4)))
     assert batch["index"].tolist() == [0, 1, 2, 3]
     assert batch["target"].tolist() == [0, 1, 2, 0]
+
+
+def test_colour_jitter_is_for_runs_without_a_policy():
+    image = picture(48, 48)
+    settings = {"hflip": 0.0, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), **NORM}
+    plain = train_transform((48, 48), aa="none", **settings)(image)
+    torch.manual_seed(0)
+    assert not torch.allclose(
+        train_transform((48, 48), aa="none", color_jitter=0.4, **settings)(image), plain, atol=0.1
+    )
+    with seeded(1):
+        policy = train_transform((48, 48), **settings)(image)
+    with seeded(1):
+        assert torch.equal(train_transform((48, 48), color_jitter=0.4, **settings)(image), policy)
+
+
+def test_a_vertical_flip():
+    image = picture(48, 48)
+    settings = {"aa": "none", "hflip": 0.0, "scale": (1.0, 1.0), "ratio": (1.0, 1.0), **NORM}
+    upright = train_transform((48, 48), **settings)(image)
+    assert torch.equal(train_transform((48, 48), vflip=1.0, **settings)(image), upright.flip(1))
+
+
+def test_the_crop_keeps_to_its_ratio_and_random_interpolation_draws():
+    image = picture(64, 64)
+    results = set()
+    for seed in range(12):
+        with seeded(seed):
+            transform = train_transform(
+                (48, 48), aa="none", hflip=0.0, scale=(1.0, 1.0), ratio=(1.0, 1.0), interpolation="random", **NORM
+            )
+            results.add(transform(image).sum().item())
+    assert len(results) == 2
+
+
+@pytest.mark.parametrize("mode", ["pixel", "rand", "const"])
+def test_modes_of_erasing(mode):
+    torch.manual_seed(0)
+    erased = train_transform((48, 48), aa="", reprob=1.0, remode=mode, recount=3, hflip=0.0, **NORM)(
+        Image.new("RGB", (48, 48))
+    )
+    colours = erased.flatten(1).unique(dim=1).shape[1]
+    assert {"pixel": colours > 20, "rand": 1 < colours <= 4, "const": colours == 2}[mode]

@@ -1,24 +1,31 @@
 """Data sets, their samples' transforms, and the order and randomness of training."""
 
 from freqformer.data.datasets import DATA_SETS, open_images
+from freqformer.data.device import DeviceAugmentation
 from freqformer.data.folders import EXTENSIONS
 from freqformer.data.images import Images, decode
+from freqformer.data.label_maps import LabelMaps, Region, labels_in
 from freqformer.data.randomness import mix, seeded
 from freqformer.data.sampler import EpochBatchSampler, epoch_order
 from freqformer.data.samples import Samples
-from freqformer.data.transforms import eval_transform, train_transform
+from freqformer.data.transforms import eval_transform, train_transform, whole_transform
 
 __all__ = [
     "DATA_SETS",
     "EXTENSIONS",
+    "DeviceAugmentation",
     "EpochBatchSampler",
     "Images",
+    "LabelMaps",
+    "Region",
     "Samples",
     "decode",
     "epoch_order",
     "eval_transform",
+    "labels_in",
     "mix",
     "open_images",
     "seeded",
     "train_transform",
+    "whole_transform",
 ]

@@ -23,12 +23,17 @@ def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(mix(seed, epoch)))
 
 
-class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
-    """Yields the batches that are left of an epoch, each a list of ``(epoch, index)`` pairs.
+class EpochBatchSampler(Sampler[list[tuple[int, int, int]]]):
+    """Yields the batches that are left of an epoch, each a list of ``(epoch, index, repeat)``.
 
     A global batch is a run of ``batch_size * world_size`` consecutive images of ``epoch_order``, of which
     rank r takes the r-th slice: processes share the batches that one process with the larger batch would
     see. The ragged last batch is dropped. ``len`` is the number of batches of a full epoch.
+
+    With repeated augmentation (Hoffer et al., "Augment Your Batch", CVPR 2020; DeiT's variant) each image stands
+    ``repeats`` times in a row, so an epoch of as many batches has the first n / repeats images of its order. A
+    global batch first has its images' first repeats, then their second ones, and so on: with at least as many
+    processes as repeats no process gets two of one image, and within a batch they do not meet in mixup.
 
     Args:
         n: number of images in the training split.
@@ -37,6 +42,7 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         position: asked once at each start of iteration for (epoch, number of its batches to skip).
         rank: number of this process.
         world_size: number of processes.
+        repeats: how often an image is taken, augmented anew each time.
 
     Raises:
         FreqFormerError: the split is smaller than one global batch, or a number is out of its range.
@@ -50,7 +56,10 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
         position: Callable[[], tuple[int, int]],
         rank: int = 0,
         world_size: int = 1,
+        repeats: int = 1,
     ) -> None:
+        if repeats < 1:
+            raise FreqFormerError(f"an image is taken at least once, not {repeats} times; raise --aug-repeats")
         if batch_size < 1:
             raise FreqFormerError(f"the batch size must be at least 1, not {batch_size}; raise --batch-size")
         if not 0 <= rank < world_size:
@@ -61,14 +70,19 @@ class EpochBatchSampler(Sampler[list[tuple[int, int]]]):
                 "lower --batch-size"
             )
         self.n, self.batch_size, self.seed = n, batch_size, seed
-        self.position, self.rank, self.world_size = position, rank, world_size
+        self.position, self.rank, self.world_size, self.repeats = position, rank, world_size, repeats
 
     def __len__(self) -> int:
         return self.n // (self.batch_size * self.world_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
         epoch, start_batch = self.position()
         order = epoch_order(self.n, self.seed, epoch)
+        size = self.batch_size * self.world_size
         for batch in range(start_batch, len(self)):
-            first = (batch * self.world_size + self.rank) * self.batch_size
-            yield [(epoch, index) for index in order[first : first + self.batch_size].tolist()]
+            places = torch.arange(batch * size, (batch + 1) * size)
+            # Without repeats nothing moves.
+            places = places[torch.argsort(places % self.repeats, stable=True)]
+            own = places[self.rank * self.batch_size : (self.rank + 1) * self.batch_size]
+            indices, repeats = order[own // self.repeats].tolist(), (own % self.repeats).tolist()
+            yield [(epoch, index, repeat) for index, repeat in zip(indices, repeats, strict=True)]

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,55 +41,88 @@ def train_transform(
     std: Sequence[float],
     interpolation: str = "bicubic",
     hflip: float = 0.5,
+    vflip: float = 0.0,
     aa: str = "rand-m9-mstd0.5-inc1",
+    color_jitter: float = 0.0,
     reprob: float = 0.0,
-    scale: tuple[float, float] = (0.08, 1.0),
+    remode: str = "pixel",
+    recount: int = 1,
+    scale: Sequence[float] = (0.08, 1.0),
+    ratio: Sequence[float] = (3 / 4, 4 / 3),
     padding: int | None = None,
-) -> Transform:
+    on_device: bool = False,
+) -> Callable[..., Any]:
     """Build the training transform of DeiT and GFNet.
 
-    Sizes up to 32 are padded and cropped at random; larger ones are a random crop resized. A flip, timm's
-    policy of colours and geometry, normalisation and random erasing follow.
+    Sizes up to 32 are padded and cropped at random; larger ones are a random crop resized. Flips, timm's policy of
+    colours and geometry (without a policy the colour jitter), normalisation and random erasing follow.
 
     Args:
         size: (H, W) of the result.
         mean, std: of each channel, for pixels in 0..1.
-        interpolation: "nearest", "bilinear", "bicubic" or "lanczos"; "random" draws bilinear or bicubic for each image.
-        hflip: probability of the horizontal flip.
+        interpolation: "nearest", "bilinear", "bicubic", "lanczos", or "random": bilinear or bicubic for each image.
+        hflip, vflip: probability of the horizontal and the vertical flip.
         aa: timm's policy, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4", "original"; "" or "none" is off.
-        reprob: probability of erasing a rectangle with noise.
+        color_jitter: largest relative change of brightness, contrast and saturation, where ``aa`` is off.
+        reprob: probability of erasing rectangles.
+        remode: what they are filled with: "pixel" (noise), "rand" (a random colour each) or "const" (the mean).
+        recount: the most rectangles an image loses; they share the area of one.
         scale: smallest and largest part of the image's area that a resized crop takes.
+        ratio: smallest and largest width over height of that part.
         padding: zeros around sizes up to 32 before the crop, in pixels; an eighth of the side when None.
+        on_device: stop after the flips, for `DeviceAugmentation` to go on with whole batches.
 
     Returns:
-        A picklable function from an RGB image to a float32 tensor (3, H, W).
+        A picklable function from an RGB image to a float32 tensor (3, H, W), or uint8 when ``on_device``. Given a
+        `Region` beside the image, it also returns the region that the result shows; what a policy moves is not
+        followed.
 
     Raises:
         FreqFormerError: an argument is out of its range or the policy is unknown.
     """
-    for what, probability in (("horizontal flip", hflip), ("random erasing", reprob)):
+    flips = (("horizontal flip", hflip), ("vertical flip", vflip))
+    for what, probability in (*flips, ("random erasing", reprob)):
         if not 0 <= probability <= 1:
             raise FreqFormerError(f"the probability of {what} must be in 0..1, not {probability}")
-    if not 0 < scale[0] <= scale[1] <= 1:
+    if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise FreqFormerError(f"the crop's scale must satisfy 0 < low <= high <= 1, not {scale}")
-    names = ("bilinear", "bicubic") if interpolation == "random" else (interpolation,)
-    modes = [_interpolation(name) for name in names]
-    steps: list[Callable] = []
-    if max(size) > 32:
-        steps.append(_one_of([v2.RandomResizedCrop(size, scale=scale, interpolation=mode) for mode in modes]))
-    else:
-        # The usual 4 pixels for 32, in proportion below.
-        around = [max(1, size[1] // 8), max(1, size[0] // 8)] if padding is None else padding
-        resized = _one_of([partial(_resize, size=size, mode=mode) for mode in modes])
-        steps += [resized, v2.RandomCrop(size, padding=around)]
+    if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
+        raise FreqFormerError(f"the crop's ratio must satisfy 0 < low <= high, not {ratio}")
+    modes = ["bilinear", "bicubic"] if interpolation == "random" else [interpolation]
+    crops = [_random_crop(size, scale, ratio, padding, _interpolation(mode)) for mode in modes]
+    steps: list[Callable] = [crops[0] if len(crops) == 1 else v2.RandomChoice(crops)]
     if hflip:
         steps.append(v2.RandomHorizontalFlip(hflip))
+    if vflip:
+        steps.append(v2.RandomVerticalFlip(vflip))
+    if on_device:
+        return v2.Compose([*steps, partial(_image_alone, _to_bytes)])
+    appearance: list[Callable] = []
     if aa not in ("", "none"):
-        steps.append(_policy(aa, size, mean, _PILLOW.get(interpolation)))
-    steps.append(_normaliser(mean, std))
+        appearance.append(_policy(aa, size, mean, tuple(_PILLOW[mode] for mode in modes)))
+    elif color_jitter:
+        appearance.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
+    appearance.append(_normaliser(mean, std))
     if reprob:
-        steps.append(RandomErasing(reprob, mode="pixel", device="cpu"))
-    return v2.Compose(steps)
+        appearance.append(random_erasing(reprob, remode, recount))
+    return v2.Compose([*steps, *(partial(_image_alone, step) for step in appearance)])
+
+
+def random_erasing(reprob: float, remode: str, recount: int, device: str = "cpu") -> RandomErasing:
+    """timm's random erasing of normalised images, one (3, H, W) or a batch (Zhong et al., AAAI 2020).
+
+    Args:
+        reprob, remode, recount: see `train_transform`.
+        device: where its noise is made.
+
+    Raises:
+        FreqFormerError: another mode, or fewer rectangles than one.
+    """
+    if remode not in ("pixel", "rand", "const"):
+        raise FreqFormerError(f"unknown mode of random erasing {remode!r}: choose pixel, rand or const")
+    if recount < 1:
+        raise FreqFormerError(f"random erasing needs a count of at least 1, not {recount}")
+    return RandomErasing(reprob, mode=remode, max_count=recount, device=device)
 
 
 def eval_transform(
@@ -120,14 +154,35 @@ def eval_transform(
     return v2.Compose([cover, v2.CenterCrop(size), _normaliser(mean, std)])
 
 
+def whole_transform(
+    size: tuple[int, int], *, mean: Sequence[float], std: Sequence[float], interpolation: str = "bicubic"
+) -> Transform:
+    """Build a transform that squeezes the whole image to (H, W), whatever its aspect, and normalises it."""
+    return v2.Compose([v2.Resize(size, _interpolation(interpolation)), _normaliser(mean, std)])
+
+
+def _random_crop(
+    size: tuple[int, int],
+    scale: Sequence[float],
+    ratio: Sequence[float],
+    padding: int | None,
+    mode: InterpolationMode,
+) -> Callable:
+    if max(size) > 32:
+        return v2.RandomResizedCrop(size, scale=scale, ratio=ratio, interpolation=mode)
+    # The usual 4 pixels for 32, in proportion below.
+    around = [max(1, size[1] // 8), max(1, size[0] // 8)] if padding is None else padding
+    return v2.Compose([v2.Resize(size, mode), v2.RandomCrop(size, padding=around)])
+
+
+def _image_alone(step: Callable, image: Any, *others: Any) -> Any:
+    return (step(image), *others) if others else step(image)
+
+
 def _interpolation(name: str) -> InterpolationMode:
     if name not in _PILLOW:
         raise FreqFormerError(f"unknown interpolation {name!r}: choose one of {', '.join(_PILLOW)}")
     return InterpolationMode(name)
-
-
-def _one_of(transforms: list[Callable]) -> Callable:
-    return transforms[0] if len(transforms) == 1 else v2.RandomChoice(transforms)
 
 
 def _resize(image: Image.Image, size: tuple[int, int], mode: InterpolationMode) -> Image.Image:
@@ -159,8 +214,12 @@ def _to_tensor(image: Image.Image, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, pixels.to(torch.float32, memory_format=torch.contiguous_format), scale)
 
 
+def _to_bytes(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
 def _policy(
-    aa: str, size: tuple[int, int], mean: Sequence[float], interpolation: Image.Resampling | None
+    aa: str, size: tuple[int, int], mean: Sequence[float], interpolations: tuple[Image.Resampling, ...]
 ) -> Callable[[Image.Image], Image.Image]:
     kind, *sections = aa.split("-")
     if kind not in _SECTIONS:
@@ -170,8 +229,8 @@ def _policy(
     settings = {
         "translate_const": int(min(size) * 0.45),
         "img_mean": tuple(min(255, round(255 * channel)) for channel in mean),
-        # Without it timm draws bilinear or bicubic.
-        **({"interpolation": interpolation} if interpolation is not None else {}),
+        # Of several timm draws one for each operation.
+        "interpolation": interpolations if len(interpolations) > 1 else interpolations[0],
     }
     if kind == "rand":
         policy = rand_augment_transform(aa, settings)

@@ -15,7 +15,7 @@ class RunData(LightningDataModule):
 
     Args:
         config: the run's settings.
-        train: samples that take keys (epoch, index).
+        train: samples that take keys (epoch, index, repeat).
         val: samples that take an index.
     """
 
@@ -36,6 +36,7 @@ class RunData(LightningDataModule):
             lambda: divmod(self._batches_done(), len(sampler)),
             rank=rank,
             world_size=world_size,
+            repeats=self.config.aug_repeats,
         )
         return sampler
 

@@ -94,9 +94,29 @@ class SpectralNet(nn.Module):
             trunc_normal_(self.pos_embed, std=0.02)
         self.apply(init)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Images (B, in_chans, H, W) to the last grid (B, H', W', C), normalised if the family does that first."""
-        x = self.stages(self._embed(x))
+    def grids(self, size: Grid) -> list[Grid]:
+        """The (H', W') of each stage on images of a size (H, W) in pixels."""
+        grids = [self.stem.grid(size)]
+        for stage in self._stages()[1:]:
+            shrink = stage.downsample
+            grids.append(shrink.grid(grids[-1]) if isinstance(shrink, Shrink) else grids[-1])
+        return grids
+
+    def forward_features(self, x: Tensor, swap: Tensor | None = None) -> Tensor:
+        """From images to the last grid.
+
+        Args:
+            x: images (B, in_chans, H, W).
+            swap: True where a token of the first grid is taken from the sample opposite in the batch, bool on that
+                grid; mix-token (Jiang et al., "All Tokens Matter", NeurIPS 2021) cuts a box.
+
+        Returns:
+            The last grid (B, H', W', C), normalised if the family does that first.
+        """
+        x = self._embed(x)
+        if swap is not None:
+            x = torch.where(swap[..., None], x.flip(0), x)
+        x = self.stages(x)
         return self.norm(x) if self.norm_first else x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False, return_tokens: bool = False) -> Any:

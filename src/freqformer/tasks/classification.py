@@ -13,10 +13,12 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
-from ..data import Images, Samples, eval_transform, open_images, train_transform
+from ..data import DeviceAugmentation, Images, LabelMaps, Samples, eval_transform, open_images, train_transform
 from ..factory import Classifier, create_model, describe_model
 from ..models import SpectralNet, canonical_name, load_checkpoint
+from ..teachers import Teacher, load_teacher
 from .config import RunConfig, require
+from .losses import Criterion, CrossEntropy, Distillation, TokenLabels, require_token_grid
 from .task import Batch, Task
 
 
@@ -48,12 +50,28 @@ class ClassificationConfig(RunConfig):
     """Mixup's alpha; 0 is off."""
     cutmix: float = 1.0
     """CutMix's alpha; 0 is off. With mixup on too, each batch draws one of them."""
+    mixup_prob: float = 1.0
+    """Share of the batches that are mixed at all."""
+    mixup_switch_prob: float = 0.5
+    """With both on, the share of CutMix."""
     aa: str = "rand-m9-mstd0.5-inc1"
     """timm's auto-augment policy; none is off."""
+    color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation where aa is none; DeiT and timm have 0.4."""
     reprob: float = 0.0
     """Probability of random erasing."""
+    remode: str = "pixel"
+    """What is put in place of erased rectangles: pixel (noise), rand (a random colour each) or const (the mean)."""
+    recount: int = 1
+    """The most rectangles that random erasing takes of an image."""
     hflip: float = 0.5
     """Probability of a horizontal flip."""
+    vflip: float = 0.0
+    """Probability of a vertical flip."""
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    """Smallest and largest share of the image's area that a random crop takes, where it is resized."""
+    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
+    """Smallest and largest width over height of a random crop."""
     crop_padding: int | None = None
     """Pixels of zeros around images of up to 32x32 before a random crop; by default an eighth of the side."""
     crop_pct: float | None = None
@@ -61,19 +79,63 @@ class ClassificationConfig(RunConfig):
     interpolation: str = "bicubic"
     """How images are resized."""
     train_interpolation: str | None = None
-    """How training images are resized, where it is not as above; random draws bilinear or bicubic for each."""
+    """How images are resized in training, by default as in evaluation; random draws bilinear or bicubic."""
+    augment_on_device: bool = False
+    """Leave colours, normalisation and random erasing to the device, in whole batches; torchvision's operations."""
+    distillation_type: str = "none"
+    """Learn from a teacher too: soft (its probabilities), hard (its most probable class) or none."""
+    distillation_alpha: float = 0.5
+    """The teacher's share in the loss."""
+    distillation_tau: float = 1.0
+    """Temperature of soft distillation."""
+    teacher_model: str | None = None
+    """The teacher: any model of timm or of this package with the data's classes."""
+    teacher_path: str | None = None
+    """Its weights, a file or a run's folder; by default, and with timm, those that timm publishes."""
+    token_label: bool = False
+    """Train every token of a pyramid on a label of its own, with mix-token."""
+    token_label_data: str | None = None
+    """Folder of label maps (`freqformer labelmaps`), in place of the image's label. Mixup and CutMix are then off."""
+    token_label_size: int | None = None
+    """Labels along a side; must be the model's last grid, which is the default."""
+    dense_weight: float = 0.5
+    """Weight of the tokens' loss."""
+    cls_weight: float = 1.0
+    """Weight of the image's loss beside the tokens'."""
 
     def check(self) -> None:
         """Refuse settings outside their range; raises FreqFormerError."""
         super().check()
-        for name in ("drop", "drop_path", "smoothing", "reprob", "hflip"):
+        for name in (
+            *("drop", "drop_path", "smoothing", "reprob", "hflip", "vflip"),
+            *("mixup_prob", "mixup_switch_prob", "distillation_alpha"),
+        ):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"--{name.replace('_', '-')}", "between 0 and 1", value)
-        for name in ("mixup", "cutmix"):
-            require(getattr(self, name) >= 0, f"--{name}", "0 (off) or more", getattr(self, name))
+        for name in ("mixup", "cutmix", "color_jitter", "dense_weight", "cls_weight"):
+            value = getattr(self, name)
+            require(value >= 0, f"--{name.replace('_', '-')}", "0 (off) or more", value)
+        require(self.recount >= 1, "--recount", "at least 1", self.recount)
+        require(self.remode in ("pixel", "rand", "const"), "--remode", "pixel, rand or const", self.remode)
+        self._check_teaching()
         require(self.crop_pct is None or 0 < self.crop_pct <= 1, "--crop-pct", "above 0, at most 1", self.crop_pct)
         require(self.crop_padding is None or self.crop_padding >= 0, "--crop-padding", "0 or more", self.crop_padding)
         require_size(self.input_size)
+
+    def _check_teaching(self) -> None:
+        kind, teacher = self.distillation_type, self.teacher_model
+        require(kind in ("none", "soft", "hard"), "--distillation-type", "none, soft or hard", kind)
+        require(self.distillation_tau > 0, "--distillation-tau", "more than 0", self.distillation_tau)
+        require(kind == "none" or teacher is not None, "--teacher-model", f"given for {kind} distillation", teacher)
+        require(kind != "none" or teacher is None, "--distillation-type", "soft or hard with --teacher-model", kind)
+        require(self.teacher_path is None or teacher is not None, "--teacher-model", "given with --teacher-path", None)
+        if self.token_label:
+            require(kind == "none", "--distillation-type", "none with --token-label", kind)
+            require(self.cls_weight + self.dense_weight > 0, "--cls-weight", "above 0 where --dense-weight is 0", 0)
+        else:
+            for name in ("token_label_data", "token_label_size"):
+                value = getattr(self, name)
+                require(value is None, f"--{name.replace('_', '-')}", "none without --token-label", value)
 
     def build(self) -> tuple["Classification", Samples, Samples]:
         """The task and its training and validation samples.
@@ -87,18 +149,30 @@ class ClassificationConfig(RunConfig):
         if self.finetune is not None:
             load_checkpoint(task.model, self.finetune)
         cfg = task.model.pretrained_cfg
-        mean, std = cfg["mean"], cfg["std"]
         augment = train_transform(
             cfg["input_size"][1:],
-            mean=mean,
-            std=std,
+            mean=cfg["mean"],
+            std=cfg["std"],
             interpolation=self.train_interpolation or self.interpolation,
             hflip=self.hflip,
+            vflip=self.vflip,
             aa=self.aa,
+            color_jitter=self.color_jitter,
             reprob=self.reprob,
+            remode=self.remode,
+            recount=self.recount,
+            scale=self.scale,
+            ratio=self.ratio,
             padding=self.crop_padding,
+            on_device=self.augment_on_device,
         )
-        return task, Samples(train, augment, seed=self.seed), evaluation_samples(task.model, val)
+        maps = None
+        if self.token_label_data is not None:
+            maps = LabelMaps(self.token_label_data, self.data_path, len(train.classes))
+            # A missing folder of maps, or maps of other images, are told before the first step.
+            maps.load(train.name(0))
+        samples = Samples(train, augment, seed=self.seed, label_maps=maps)
+        return task, samples, evaluation_samples(task.model, val)
 
     def default_output_dir(self) -> str:
         """The run's folder when none is named."""
@@ -138,7 +212,8 @@ class Classification(Task):
         super().__init__(config, model)
         self.label_names = label_names
         self.mix = _mixing(config, model.num_classes)
-        self.smoothing = config.smoothing
+        self.augment = _device_augmentation(config, model) if config.augment_on_device else None
+        self.criterion = _criterion(config, self.model)
         classes = model.num_classes
         self.val_metrics = MetricCollection(
             {
@@ -155,11 +230,13 @@ class Classification(Task):
         return self.model(image)
 
     def loss(self, batch: Batch) -> Tensor:
-        """Cross-entropy with label smoothing on mixed images, a scalar."""
+        """The criterion of the run on augmented and mixed images, a scalar."""
         image, target = _unpack(batch)
+        if self.augment is not None:
+            image = self.augment(image)
         if self.mix is not None:
             image, target = self.mix(image, target)
-        return F.cross_entropy(self.model(image), target, label_smoothing=self.smoothing)
+        return self.criterion(self.model, image, target, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation's counts."""
@@ -239,12 +316,45 @@ def _make_model(config: ClassificationConfig, num_classes: int) -> SpectralNet:
 
 
 def _mixing(config: ClassificationConfig, classes: int) -> nn.Module | None:
-    choices: list[nn.Module] = []
-    if config.mixup > 0:
-        choices.append(v2.MixUp(alpha=config.mixup, num_classes=classes))
-    if config.cutmix > 0:
-        choices.append(v2.CutMix(alpha=config.cutmix, num_classes=classes))
-    return v2.RandomChoice(choices) if choices else None
+    if config.token_label_data is not None:
+        return None  # Label maps say what lies where; mix-token takes the place of mixing pixels.
+    choices = [
+        (v2.MixUp, config.mixup, 1 - config.mixup_switch_prob),
+        (v2.CutMix, config.cutmix, config.mixup_switch_prob),
+    ]
+    kinds = [(kind(alpha=alpha, num_classes=classes), share) for kind, alpha, share in choices if alpha > 0]
+    if not kinds or config.mixup_prob == 0:
+        return None
+    transforms, shares = [kind for kind, _ in kinds], [share for _, share in kinds]
+    mix = v2.RandomChoice(transforms, p=shares if len(kinds) > 1 else None)
+    return mix if config.mixup_prob == 1 else v2.RandomApply([mix], config.mixup_prob)
+
+
+def _device_augmentation(config: ClassificationConfig, model: Classifier) -> DeviceAugmentation:
+    return DeviceAugmentation(
+        mean=model.pretrained_cfg["mean"],
+        std=model.pretrained_cfg["std"],
+        aa=config.aa,
+        color_jitter=config.color_jitter,
+        reprob=config.reprob,
+        remode=config.remode,
+        recount=config.recount,
+    )
+
+
+def _criterion(config: ClassificationConfig, model: SpectralNet) -> Criterion:
+    if config.token_label:
+        require_token_grid(model, config.token_label_size)
+        weights = config.cls_weight, config.dense_weight
+        return TokenLabels(model.num_classes, *weights, config.smoothing, compile=config.compile)
+    if config.distillation_type == "none":
+        return CrossEntropy(config.smoothing)
+    assert config.teacher_model is not None
+    network = load_teacher(config.teacher_model, config.teacher_path, model.num_classes)
+    teacher = Teacher(network, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+    return Distillation(
+        teacher, config.distillation_type, config.distillation_alpha, config.distillation_tau, config.smoothing
+    )
 
 
 def _unpack(batch: Any) -> tuple[Tensor, Tensor]:

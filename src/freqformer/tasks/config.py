@@ -59,6 +59,8 @@ class RunConfig:
     """Lightning's value, such as 32-true, bf16-mixed or 16-mixed; auto is bf16-mixed where the hardware has it."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    aug_repeats: int = 1
+    """How often an epoch takes an image, augmented anew each time; its steps stay, so it sees fewer images."""
     num_workers: int = 2
     """Processes that load images."""
     seed: int = 0
@@ -93,6 +95,7 @@ class RunConfig:
         require(self.cooldown_epochs >= 0, "--cooldown-epochs", "0 or more", self.cooldown_epochs)
         require(self.decay_epochs > 0, "--decay-epochs", "more than 0", self.decay_epochs)
         require(0 < self.decay_rate <= 1, "--decay-rate", "above 0, at most 1", self.decay_rate)
+        require(self.aug_repeats >= 1, "--aug-repeats", "at least 1", self.aug_repeats)
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
         for name in ("lr", "min_lr", "warmup_lr", "weight_decay", "momentum"):

@@ -24,6 +24,7 @@ def timm() -> Settings:
         "mixup": 0.0,
         "cutmix": 0.0,
         "aa": "none",
+        "color_jitter": 0.4,
         "train_interpolation": "random",
         "model_ema_decay": 0.9998,
         "precision": "32-true",
