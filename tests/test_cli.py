@@ -13,7 +13,7 @@ from freqformer.cli import main
 from freqformer.engine import EvaluationConfig
 from freqformer.tasks import ClassificationConfig
 
-COMMANDS = ["quickstart", "models", "train", "eval", "predict", "export"]
+COMMANDS = ["quickstart", "models", "recipes", "train", "eval", "predict", "export"]
 
 
 @dataclass
@@ -58,7 +58,8 @@ def test_version(command):
 FLAGS = {
     "quickstart": ["output_dir"],
     "models": ["json"],
-    "train": [*(field.name for field in fields(ClassificationConfig)), "config"],
+    "recipes": ["json"],
+    "train": [*(field.name for field in fields(ClassificationConfig)), "recipe", "config"],
     "eval": [*(field.name for field in fields(EvaluationConfig)), "json"],
     "predict": ["model_path", "arch", "top_k", "batch_size", "json"],
     "export": [

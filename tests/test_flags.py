@@ -32,6 +32,8 @@ class Config(Base):
     """Some text."""
     path: str | None = None
     """Some place."""
+    betas: tuple[float, float] | None = None
+    """Two numbers."""
     average: bool = False
     """Whether to average."""
     model_args: dict[str, Any] = field(default_factory=dict)
@@ -99,6 +101,42 @@ def test_a_size_is_a_number_or_a_pair(parse, given, size):
 @pytest.mark.parametrize(("given", "sizes"), [(["3"], [3]), (["3", "4", "5"], [3, 4, 5])])
 def test_a_list_takes_one_word_or_more(parse, given, sizes):
     assert parse("--epochs", 2, "--sizes", *given, "--name", "y")["sizes"] == sizes
+
+
+@pytest.mark.parametrize("given", [["0.9", "0.99"], ["[0.9, 0.99]"], ["[0.9,0.99]"]])
+def test_a_pair_is_one_word_or_two(parse, given):
+    values = parse("--epochs", 2, "--betas", *given, "--name", "y")
+    assert (values["betas"], values["name"], values["epochs"]) == ((0.9, 0.99), "y", 2)
+    assert parse("--betas", *given)["betas"] == (0.9, 0.99)
+
+
+@pytest.mark.parametrize("given", [["0.9"], ["0.9", "0.9", "0.9"], ["x", "y"], []])
+def test_what_is_not_a_pair(parse, given):
+    with pytest.raises(FreqFormerError):
+        parse("--betas", *given)
+
+
+def test_other_defaults_give_way_to_a_config_file_and_that_to_flags(tmp_path):
+    (tmp_path / "c.yaml").write_text("epochs: 7\nname: y\n")
+    flags = Flags("freqformer try", "try")
+    flags.fields(Config)
+    flags.config_file()
+    flags.defaults({"epochs": 5, "name": "x", "clip_grad": None, "betas": (0.5, 0.6), "average": True})
+    values = flags.parse(["--name", "z", "--config", str(tmp_path / "c.yaml")])
+    assert (values["epochs"], values["name"], values["clip_grad"]) == (7, "z", None)
+    assert (values["betas"], values["average"]) == ((0.5, 0.6), True)
+
+
+def test_an_optional_word_may_be_left_out_and_stand_anywhere():
+    def parse(*words):
+        flags = Flags("freqformer try", "try")
+        flags.fields(Config)
+        flags.positional("place", "where", optional=True)
+        return flags.parse(list(words))["place"]
+
+    assert parse("--epochs", "3") is None
+    assert parse("here", "--epochs", "3") == parse("--epochs", "3", "here") == "here"
+    assert parse("--input-size", "32", "64", "here") == "here"
 
 
 @pytest.mark.parametrize("given", [["x"], ["1", "x"], ["1.5"], []])

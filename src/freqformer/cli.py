@@ -16,6 +16,7 @@ from .errors import FreqFormerError, MissingExtra, SaidElsewhere
 from .launchers import only_the_first_complains, place
 
 if TYPE_CHECKING:
+    from .engine.recipes import Recipe
     from .flags import Flags
 
 # Modules that only some extra installs.
@@ -137,18 +138,36 @@ def _models(flags: "Flags", words: list[str]) -> int:
 
 def _train(flags: "Flags", words: list[str]) -> int:
     from .engine import RESUME_LAST, run
+    from .engine.recipes import fit_recipe
     from .engine.storage import CONFIG
+    from .spellings import help_text, translate
     from .tasks import ClassificationConfig
 
+    flags.parser.description = f"{flags.parser.description}. {help_text()}"
     flags.fields(ClassificationConfig, optional_value={"resume": RESUME_LAST})
+    flags.value("recipe", str, "a paper's settings as defaults; `freqformer recipes` lists them")
+    flags.positional("data", "the folder the data set lies in, as --data-path", optional=True)
     flags.config_file()
     with only_the_first_complains():
-        args = flags.parse(words)
+        line = translate(words)
+        args = flags.parse(line.words)
+        recipe = _recipe(args, timm=line.timm)
+        if recipe is not None:
+            # What is given, by a config file or a flag, changes the recipe.
+            flags.defaults(recipe.settings)
+            args = flags.parse(line.words)
         if args["resume"] == RESUME_LAST and args["output_dir"] is not None:
             # A run to resume is described by its own folder; what is given here changes it.
             kept = Path(args["output_dir"]) / CONFIG
             if kept.is_file():
-                args = flags.parse(words, defaults=kept)
+                args = flags.parse(line.words, defaults=kept)
+        if recipe is not None:
+            fit_recipe(recipe, args)
+    if recipe is not None and _speaks():
+        print(f"defaults of the recipe {recipe.name}: {_settings(recipe.settings, ', ')}", flush=True)
+    del args["recipe"]
+    data = args.pop("data")
+    args["data_path"] = args["data_path"] if data is None else data
     metrics = run(ClassificationConfig(**args))
     best = metrics["best"]
     if _speaks():
@@ -163,13 +182,47 @@ def _scores(figures: dict[str, Any]) -> str:
     return f"top1 {100 * figures['top1']:.2f}%  top5 {100 * figures['top5']:.2f}%  loss {figures['loss']:.4f}"
 
 
+def _recipe(args: dict[str, Any], *, timm: bool) -> "Recipe | None":
+    """The recipe that a command line names, or the one that its spelling implies."""
+    from .engine.recipes import get_recipe
+
+    implied = "timm" if timm else "finetune" if args["finetune"] is not None else None
+    name = args["recipe"] or implied
+    return None if name is None else get_recipe(name)
+
+
+def _settings(settings: dict[str, Any], between: str) -> str:
+    """Settings as a line, or as lines of YAML."""
+    import yaml
+
+    return between.join(yaml.safe_dump({name: value}).strip() for name, value in settings.items())
+
+
+def _recipes(flags: "Flags", words: list[str]) -> int:
+    flags.positional("name", "a recipe, to print its settings that differ from the defaults", optional=True)
+    flags.switch("json", "print one JSON object a recipe")
+    args = flags.parse(words)
+    from .engine.recipes import RECIPES, get_recipe
+
+    chosen = list(RECIPES.values()) if args["name"] is None else [get_recipe(args["name"])]
+    if args["json"]:
+        for recipe in chosen:
+            print(json.dumps(asdict(recipe)))
+    elif args["name"] is None:
+        _table(["name", "what", "source"], [[recipe.name, recipe.what, recipe.source] for recipe in chosen])
+    else:
+        print(_settings(chosen[0].settings, "\n"))
+    return 0
+
+
 def _eval(flags: "Flags", words: list[str]) -> int:
     from .engine import EvaluationConfig, evaluate
+    from .spellings import IDLE_IN_EVAL, translate
 
     flags.fields(EvaluationConfig)
     flags.switch("json", "print one JSON object")
     with only_the_first_complains():
-        args = flags.parse(words)
+        args = flags.parse(translate(words, idle=IDLE_IN_EVAL).words)
     as_json = args.pop("json")
     figures = evaluate(EvaluationConfig(**args))
     if not _speaks():
@@ -341,6 +394,7 @@ def _table(header: list[str], rows: list[list[str]]) -> None:
 _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "quickstart": (_quickstart, "train, evaluate and predict on handwritten digits"),
     "models": (_models, "list the models and their cost"),
+    "recipes": (_recipes, "list the papers' settings for training"),
     "train": (_train, "train a classifier, or go on with a run"),
     "eval": (_eval, "evaluate a checkpoint on a validation split"),
     "predict": (_predict, "classify images with a checkpoint"),

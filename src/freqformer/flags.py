@@ -47,11 +47,13 @@ class Flags:
         self.types[name] = bool
         self.parser.add_argument(_dashed(name), action="store_true", help=text)
 
-    def positional(self, name: str, text: str, *, default: str | None = None, several: bool = False) -> None:
-        """Add a word without a flag, optional when it has a default, or one or more words."""
+    def positional(
+        self, name: str, text: str, *, default: str | None = None, several: bool = False, optional: bool = False
+    ) -> None:
+        """Add a word without a flag, optional when it has a default or is said to be, or one or more words."""
         if several:
             self.parser.add_argument(name, nargs="+", type=str, help=text)
-        elif default is None:
+        elif default is None and not optional:
             self.parser.add_argument(name, type=str, help=text)
         else:
             self.parser.add_argument(name, nargs="?", type=str, default=default, help=text)
@@ -81,6 +83,10 @@ class Flags:
                 required=required,
             )
 
+    def defaults(self, values: dict[str, Any]) -> None:
+        """Let other values stand where neither a flag nor a config file gives one."""
+        self.parser.set_defaults(values)
+
     def config_file(self) -> None:
         """Add ``--config``: a YAML file of fields, such as a run's ``config.yaml``."""
         self.types["config"] = str
@@ -109,6 +115,7 @@ class Flags:
     def _normalise(self, words: list[str]) -> list[str]:
         """One spelling for every flag: dashes, ``null`` for none, a value for flags that may lack it."""
         result: list[str] = []
+        words = self._pairs(words)
         for place, word in enumerate(words):
             if not word.startswith("--") or word == "--":
                 previous = result[-1] if result else ""
@@ -127,6 +134,18 @@ class Flags:
                 result.append(f"{flag}={self.optional_value[name]}")
             else:
                 result.append(flag)
+        return result
+
+    def _pairs(self, words: list[str]) -> list[str]:
+        """The two numbers after a flag that takes a pair, as the one word ``[a, b]``."""
+        result: list[str] = []
+        rest = list(words)
+        while rest:
+            result.append(rest.pop(0))
+            name = result[-1].removeprefix("--").replace("-", "_")
+            if result[-1].startswith("--") and _takes_pair(self.types.get(name)) and all(map(_is_number, rest[:2])):
+                result += [f"[{', '.join(rest[:2])}]"] if len(rest) > 1 else rest[:1]
+                del rest[:2]
         return result
 
     def _plain_value(self, name: str, value: str) -> str:
@@ -168,6 +187,18 @@ def _config_first(words: list[str]) -> list[str]:
     if path is not None and not path.is_file():
         raise FreqFormerError(f"there is no config file {path}")
     return [*first, *rest]
+
+
+def _takes_pair(type_: Any) -> bool:
+    return any(get_origin(choice) is tuple for choice in (type_, *get_args(type_)))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _dashed(name: str) -> str:

@@ -1,7 +1,8 @@
 """Train and evaluate: the loop around every task."""
 
 from .evaluate import EvaluationConfig, evaluate, validate
+from .recipes import recipe_config
 from .runner import RESUME_LAST, run
 from .signals import Interrupted
 
-__all__ = ["RESUME_LAST", "EvaluationConfig", "Interrupted", "evaluate", "run", "validate"]
+__all__ = ["RESUME_LAST", "EvaluationConfig", "Interrupted", "evaluate", "recipe_config", "run", "validate"]

@@ -99,7 +99,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
         seconds = round(time.monotonic() - started, 2)
         on_first(best.export)
         if config.average_checkpoints:
-            on_first(lambda: keep.average(task, config.epochs, folder / AVERAGE_WEIGHTS))
+            on_first(lambda: keep.average(task, config.all_epochs(), folder / AVERAGE_WEIGHTS))
         figures = {}
         # The best epoch comes last: what is drawn is drawn of it.
         kept = {
@@ -173,7 +173,7 @@ def _trainer(config: RunConfig, folder: Path, monitor: str, own: list[Callback])
     processes = trainer_arguments(config.accelerator, config.strategy)
     return Trainer(
         **{**processes, "plugins": [*processes["plugins"], WholeFiles()]},
-        max_epochs=config.epochs,
+        max_epochs=config.all_epochs(),
         precision=resolve_precision(config.precision, config.accelerator),  # type: ignore[arg-type]
         gradient_clip_val=config.clip_grad,
         accumulate_grad_batches=config.accumulate,
@@ -225,7 +225,7 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path) -> Path | None:
         if (folder / CONFIG).exists() and outside:
             raise FreqFormerError(f"{folder} holds another run than {checkpoint}: choose another --output-dir")
     epochs = epochs_done(checkpoint)
-    if epochs >= config.epochs and not (folder / CHECKPOINTS / "best.ckpt").exists():
+    if epochs >= config.all_epochs() and not (folder / CHECKPOINTS / "best.ckpt").exists():
         raise FreqFormerError(
             f"{checkpoint} has done its {epochs} epochs: raise --epochs, or resume it in its own folder"
         )
@@ -238,4 +238,4 @@ def _finished(config: RunConfig, folder: Path) -> dict[str, Any] | None:
     if config.resume is None or not path.exists():
         return None
     metrics = json.loads(path.read_text())
-    return metrics if "best" in metrics and len(metrics["epochs"]) >= config.epochs else None
+    return metrics if "best" in metrics and len(metrics["epochs"]) >= config.all_epochs() else None

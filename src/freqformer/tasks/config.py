@@ -27,6 +27,10 @@ class RunConfig:
     """Optimiser, by timm's name."""
     momentum: float = 0.9
     """Momentum of SGD."""
+    opt_eps: float | None = None
+    """The optimiser's epsilon; by default its own."""
+    opt_betas: tuple[float, float] | None = None
+    """Adam's betas; by default the optimiser's own."""
     lr: float = 5e-4
     """Learning rate for lr_base_batch images a step; scaled linearly with the images of a step."""
     lr_base_batch: int | None = 512
@@ -35,10 +39,16 @@ class RunConfig:
     """Learning-rate schedule, by timm's name, followed step by step."""
     min_lr: float = 1e-5
     """Learning rate at the end of the schedule."""
+    decay_epochs: float = 30.0
+    """Epochs between the decays of the schedule `step`."""
+    decay_rate: float = 0.1
+    """Factor of each decay of the schedules `step` and `multistep`."""
     warmup_lr: float = 1e-6
     """Learning rate at the start of the warm-up."""
     warmup_epochs: float | None = None
     """Epochs of warm-up; by default 5, or a fifth of a run shorter than 25 epochs."""
+    cooldown_epochs: int = 0
+    """Epochs at min_lr after those of the schedule cosine, tanh or poly."""
     weight_decay: float = 0.05
     """Weight decay; norms, biases and position embeddings have none."""
     layer_decay: float | None = None
@@ -116,6 +126,9 @@ class RunConfig:
             "above 0, at most 1",
             self.layer_decay,
         )
+        require(self.cooldown_epochs >= 0, "--cooldown-epochs", "0 or more", self.cooldown_epochs)
+        require(self.decay_epochs > 0, "--decay-epochs", "more than 0", self.decay_epochs)
+        require(0 < self.decay_rate <= 1, "--decay-rate", "above 0, at most 1", self.decay_rate)
         require(self.aug_repeats >= 1, "--aug-repeats", "at least 1", self.aug_repeats)
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
@@ -141,6 +154,10 @@ class RunConfig:
         if self.lr_base_batch is None:
             return self.lr
         return self.lr * self.batch_size * self.accumulate * processes / self.lr_base_batch
+
+    def all_epochs(self) -> int:
+        """The epochs of the schedule and of the cool-down, which other schedules than timm's cyclic ones lack."""
+        return self.epochs + (self.cooldown_epochs if self.sched in ("cosine", "tanh", "poly") else 0)
 
     def warmup(self) -> float:
         """The epochs of warm-up."""

@@ -86,7 +86,7 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """timm's optimiser and schedule by name; the schedule is a pure function of the step."""
-        steps = self.steps_per_epoch or max(1, int(self.trainer.estimated_stepping_batches) // self.config.epochs)
+        steps = self.steps_per_epoch or max(1, int(self.trainer.estimated_stepping_batches) // self.config.all_epochs())
         optimizer, scheduler = self.optimization(steps, self.trainer.world_size)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -97,6 +97,7 @@ class Task(LightningModule):
             FreqFormerError: timm has none of that name, or refuses its settings.
         """
         config = self.config
+        more: dict[str, Any] = {"eps": config.opt_eps, "betas": config.opt_betas}
         try:
             optimizer = create_optimizer_v2(
                 self.model,
@@ -105,6 +106,7 @@ class Task(LightningModule):
                 weight_decay=config.weight_decay,
                 momentum=config.momentum,
                 layer_decay=config.layer_decay,
+                **{name: value for name, value in more.items() if value is not None},
             )
         except (ValueError, AssertionError, KeyError, TypeError) as error:
             raise FreqFormerError(
@@ -116,6 +118,8 @@ class Task(LightningModule):
             optimizer,
             sched=config.sched,
             num_epochs=config.epochs,
+            decay_epochs=config.decay_epochs,
+            decay_rate=config.decay_rate,
             warmup_epochs=config.warmup(),  # type: ignore[arg-type]
             min_lr=config.min_lr,
             warmup_lr=config.warmup_lr,

@@ -1,0 +1,218 @@
+"""Every recipe: complete, different from the defaults only where it says so, and able to train."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from freqformer import FreqFormerError, create_model
+from freqformer.checkpoints import save_weights
+from freqformer.data.label_maps import write_map
+from freqformer.engine import recipe_config, run
+from freqformer.engine.recipes import RECIPES, get_recipe
+from freqformer.models import canonical_name, model_names
+from freqformer.tasks import ClassificationConfig
+
+DEFAULTS = ClassificationConfig()
+TINY = {
+    "gfnet": "test_gfnet",
+    "gfnet_h": "test_gfnet_h",
+    "spectformer": "test_spectformer",
+    "freqformer": "test_freqformer",
+    "spectformer_h": "test_spectformer_h",
+    "freqformer_h": "test_freqformer_h",
+    "dfformer": "test_dfformer",
+    "cdfformer": "test_cdfformer",
+}
+DOCS = Path(__file__).parents[2] / "docs/recipes.md"
+
+
+def family(arch):
+    return arch.rpartition("_")[0]
+
+
+def given(name):
+    """What a user must add to a recipe."""
+    return {field: "x" for field in RECIPES[name].needs}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_complete_and_says_where_it_comes_from(name):
+    recipe = RECIPES[name]
+    assert len(recipe.what) > 20
+    assert len(recipe.source) > 20
+    config = recipe_config(name, **given(name))
+    config.check()
+    assert canonical_name(config.arch) == config.arch
+    assert {**asdict(config), **given(name)} == {**asdict(DEFAULTS), **recipe.settings, **given(name)}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_names_nothing_that_is_the_default(name):
+    for field, value in RECIPES[name].settings.items():
+        assert value != getattr(DEFAULTS, field), field
+
+
+def test_every_size_of_every_family_has_a_recipe():
+    nano, ablations = {"freqformer_n", "gfformer_s18"}, {n for n in model_names("dfformer_s18_*")}
+    archs = {name for name in model_names() if not name.startswith("test_")} - nano - ablations
+    assert {f"imagenet_{arch}" for arch in archs} == {name for name in RECIPES if name.startswith("imagenet_")}
+
+
+def test_recipes_of_the_same_protocol_differ_in_model_and_data_alone():
+    groups = {}
+    for recipe in RECIPES.values():
+        arch = recipe.settings.get("arch", "")
+        kept = {k: v for k, v in recipe.settings.items() if k not in ("arch", "data_set", "drop_path", "clip_grad")}
+        groups.setdefault((recipe.name.partition("_")[0], family(arch)), []).append(kept)
+    for group, settings in groups.items():
+        assert group[0] == "finetune" or all(one == settings[0] for one in settings), group
+
+
+def test_an_unknown_recipe_suggests_the_nearest():
+    with pytest.raises(FreqFormerError, match="there is no recipe 'transfer_car': did you mean transfer_cars"):
+        get_recipe("transfer_car")
+    with pytest.raises(FreqFormerError, match="`freqformer recipes` lists them"):
+        get_recipe("xyzzy")
+    assert get_recipe("Transfer-Cars") is RECIPES["transfer_cars"]
+
+
+def test_what_only_the_user_has_is_asked_for():
+    with pytest.raises(FreqFormerError, match="the recipe transfer_cars needs --finetune"):
+        recipe_config("transfer_cars")
+
+
+def test_a_short_runs_warm_up_is_a_part_of_it():
+    assert recipe_config("imagenet_dfformer_s18").warmup() == 20
+    assert recipe_config("imagenet_dfformer_s18", epochs=10).warmup() == 2
+    assert recipe_config("imagenet_dfformer_s18", epochs=10, warmup_epochs=7).warmup() == 7
+
+
+def distinct():
+    """One recipe of each family and of each setting."""
+    seen = {}
+    for recipe in RECIPES.values():
+        settings = {k: v for k, v in recipe.settings.items() if k != "data_set"}
+        settings["arch"] = family(settings.get("arch", "freqformer_n"))
+        seen.setdefault(json.dumps(settings, sort_keys=True), recipe.name)
+    return list(seen.values())
+
+
+@pytest.fixture
+def check_tiny_run(class_folders, tmp_path):
+    """Train two steps of a recipe on a tiny model of its family, and see that its settings were those of the run."""
+
+    def check(name):
+        recipe = RECIPES[name]
+        arch = TINY[family(recipe.settings.get("arch", "freqformer_n"))]
+        changes = {
+            **{"arch": arch, "data_set": "IMNET", "data_path": str(class_folders()), "epochs": 1, "batch_size": 9},
+            **{"cooldown_epochs": 0, "num_workers": 0, "accelerator": "cpu", "precision": "32-true"},
+            **{"output_dir": str(tmp_path / "run")},
+        }
+        if "input_size" in recipe.settings:
+            changes["input_size"] = 48
+        if "finetune" in recipe.needs:
+            # ImageNet's weights have another number of classes.
+            changes["finetune"] = str(tmp_path / "weights.safetensors")
+            save_weights(Path(changes["finetune"]), create_model(arch, num_classes=7).state_dict(), None)
+        if "token_label_data" in recipe.needs:
+            changes |= {"token_label_data": str(tmp_path / "maps"), "token_label_size": None}
+            write_maps(Path(changes["data_path"]), tmp_path / "maps")
+        config = recipe_config(name, **changes)
+        metrics = run(config)
+        assert len(metrics["epochs"]) == 1
+        kept = ClassificationConfig(**yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
+        assert kept == config
+        for field, value in recipe.settings.items():
+            if field not in changes and field != "warmup_epochs":
+                assert getattr(kept, field) == value, field
+
+    return check
+
+
+def write_maps(root, folder):
+    """Maps of the classes' own names, for every training image."""
+    for target, label in enumerate(sorted(path.name for path in (root / "train").iterdir())):
+        for image in (root / "train" / label).iterdir():
+            best = torch.full((1, 2, 2), target)
+            write_map(folder / "train" / label / f"{image.stem}.safetensors", best * 0.0 + 9, best)
+
+
+FAST = ["imagenet_gfnet_ti", "imagenet_dfformer_s18", "finetune_384", "timm"]
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_a_recipe_trains(check_tiny_run, name):
+    check_tiny_run(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in distinct() if name not in FAST])
+def test_every_recipe_trains(check_tiny_run, name):
+    check_tiny_run(name)
+
+
+def test_the_table_lists_every_recipe(command):
+    answer = command("recipes")
+    assert answer.code == 0
+    lines = answer.out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(RECIPES)
+    for line, recipe in zip(lines[1:], RECIPES.values(), strict=True):
+        assert recipe.what in line
+        assert recipe.source in line
+
+
+def test_json_has_an_object_a_recipe(command):
+    rows = [json.loads(line) for line in command("recipes", "--json").out.splitlines()]
+    assert [row["name"] for row in rows] == list(RECIPES)
+    assert rows[0] == {**asdict(RECIPES["imagenet_gfnet_ti"]), "needs": []}
+    assert json.loads(command("recipes", "timm", "--json").out)["settings"] == RECIPES["timm"].settings
+
+
+@pytest.mark.parametrize("name", ["timm", "imagenet-gfnet-ti", "transfer_cars"])
+def test_a_recipe_is_printed_as_its_differences_a_line_each(command, name):
+    answer = command("recipes", name)
+    assert answer.code == 0
+    assert answer.out.count("\n") == len(get_recipe(name).settings)
+    assert yaml.safe_load(answer.out) == get_recipe(name).settings
+
+
+def test_commands_refuse_an_unknown_recipe(refused):
+    assert "did you mean timm?" in refused("recipes", "tim")
+    assert "there is no recipe 'xyzzy'" in refused("train", "--recipe", "xyzzy", "--data-set", "DIGITS")
+    assert "needs --finetune" in refused("train", "--recipe", "transfer_cars", "--data-path", "x")
+
+
+def test_a_recipe_gives_way_to_a_config_file_and_that_to_flags(command, class_folders, tmp_path):
+    (tmp_path / "c.yaml").write_text("lr: 0.003\nwarmup_lr: 1.0e-5\nepochs: 1\n")
+    line = "--arch test_gfnet -b 9 --num-workers 0 --accelerator cpu --cooldown-epochs 1 --warmup-lr 1e-7"
+    sources = ["--recipe", "timm", "--config", tmp_path / "c.yaml"]
+    answer = command("train", class_folders(), *line.split(), *sources, "--output-dir", tmp_path / "a")
+    assert answer.code == 0, answer.err
+    kept = yaml.safe_load((tmp_path / "a/config.yaml").read_text())
+    expected = {"opt": "sgd", "lr": 0.003, "warmup_lr": 1e-7, "lr_base_batch": None, "min_lr": 1e-5, "epochs": 1}
+    assert {field: kept[field] for field in expected} == expected
+    assert answer.out.startswith("defaults of the recipe timm: opt: sgd,")
+
+    again = command("train", "--config", tmp_path / "a/config.yaml", "--output-dir", tmp_path / "b")
+    assert again.code == 0, again.err
+    assert "defaults of the recipe" not in again.out
+    replayed = yaml.safe_load((tmp_path / "b/config.yaml").read_text())
+    assert replayed == {**kept, "output_dir": str(tmp_path / "b")}
+    rows = [json.loads((tmp_path / run / "metrics.json").read_text())["epochs"] for run in "ab"]
+    assert [row["train/loss"] for row in rows[0]] == [row["train/loss"] for row in rows[1]]
+    assert [row["lr"] for row in rows[0]] == pytest.approx([row["lr"] for row in rows[1]])
+    assert len(rows[0]) == 2  # one of the schedule, one of the cool-down
+    assert rows[0][1]["lr"] == pytest.approx(1e-5)
+
+
+def test_the_page_has_the_table_of_recipes():
+    rows = [line for line in DOCS.read_text().splitlines() if line.startswith("| `")]
+    expected = [
+        f"| `{recipe.name}` | {recipe.what} | {recipe.source} |".replace("<", "&lt;") for recipe in RECIPES.values()
+    ]
+    assert [row for row in rows if row.split("`")[1] in RECIPES] == expected
