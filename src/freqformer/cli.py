@@ -28,6 +28,8 @@ _EXTRAS = {
     "tensorboard": "train",
     "matplotlib": "train",
     "sklearn": "train",
+    "scipy": "train",
+    "datasets": "hub",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
@@ -165,6 +167,7 @@ def _eval(flags: "Flags", words: list[str]) -> int:
         print(
             f"top1 {100 * figures['top1']:.2f}%  top5 {100 * figures['top5']:.2f}%  loss {figures['loss']:.4f}  "
             f"{figures['images']} images, {figures['images_per_second']:.0f} images/s"
+            + (f"; {figures['bad_images']} more could not be read" if figures["bad_images"] else "")
         )
     return 0
 

@@ -16,7 +16,8 @@ from ..data import open_images
 from ..errors import FreqFormerError
 from ..factory import load_classifier
 from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples, require, require_size
-from .datamodule import evaluation_loader
+from .bad_images import BadImages
+from .datamodule import evaluation_loader, worker_deaths
 from .lightning import progress_bars, quiet, resolve_precision, wrong_settings
 
 
@@ -29,7 +30,8 @@ class EvaluationConfig:
     arch: str | None = None
     """The model's name; only bare weights need it."""
     data_set: str = "IMNET"
-    """IMNET or FOLDER (val/ of class folders), FASHION_MNIST, MNIST, CIFAR10, CIFAR100 or DIGITS."""
+    """IMNET or FOLDER (val/ of class folders), CARS, FLOWERS, PETS, INAT, INAT19, FGVC (JSON splits), FASHION_MNIST, MNIST,
+    CIFAR10, CIFAR100, WDS (tar shards), DIGITS, or hf:NAME (Hugging Face, or hf: and a folder)."""
     data_path: str | None = None
     """The folder the data set lies in."""
     input_size: int | tuple[int, int] | None = None
@@ -42,6 +44,8 @@ class EvaluationConfig:
     """Images per step."""
     num_workers: int = 2
     """Processes that load images."""
+    max_bad_images: int = 100
+    """Images that cannot be read are left out and counted; more than this many stop the evaluation."""
     precision: str = "auto"
     """Lightning's value, such as 32-true or bf16-mixed; auto is bf16-mixed where the hardware has it."""
     accelerator: str = "auto"
@@ -57,13 +61,15 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         config: what to evaluate, on which images.
 
     Returns:
-        ``top1`` and ``top5`` (shares), ``loss``, ``images``, ``seconds`` and ``images_per_second``.
+        ``top1`` and ``top5`` (shares), ``loss``, ``images`` (those that could be read), ``bad_images`` (those that
+        could not), ``seconds`` and ``images_per_second``.
 
     Raises:
         FreqFormerError: an unusable checkpoint or data set, or one with other classes.
     """
     require(config.batch_size >= 1, "--batch-size", "at least 1", config.batch_size)
     require(config.num_workers >= 0, "--num-workers", "0 or more", config.num_workers)
+    require(config.max_bad_images >= 0, "--max-bad-images", "0 or more", config.max_bad_images)
     require(config.crop_pct is None or 0 < config.crop_pct <= 1, "--crop-pct", "above 0, at most 1", config.crop_pct)
     require_size(config.input_size)
     if config.per_class is not None and not Path(config.per_class).parent.is_dir():
@@ -84,18 +90,32 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         )
     task = Classification(ClassificationConfig(), model=model, label_names=images.classes)
     loader = evaluation_loader(evaluation_samples(model, images), config.batch_size, config.num_workers)
-    figures = validate(task, loader, config.precision, config.accelerator)
+    with worker_deaths():
+        figures = validate(task, loader, config.precision, config.accelerator, BadImages(config.max_bad_images))
     if config.per_class is not None:
         _write_csv(Path(config.per_class), task.per_class())
     return figures
 
 
-def validate(task: Task, loader: DataLoader, precision: str, accelerator: str) -> dict[str, Any]:
+def validate(
+    task: Task, loader: DataLoader, precision: str, accelerator: str, bad: BadImages | None = None
+) -> dict[str, Any]:
     """Evaluate a task on a loader.
 
+    Args:
+        task: what is evaluated.
+        loader: batches, as ``evaluation_loader`` makes them.
+        precision, accelerator: Lightning's values, or "auto".
+        bad: counts the images that cannot be read; by default none may.
+
     Returns:
-        The task's metrics without their ``val/``, and ``images``, ``seconds`` and ``images_per_second``.
+        The task's metrics without their ``val/``, and ``images`` (those that could be read), ``bad_images``,
+        ``seconds`` and ``images_per_second``.
+
+    Raises:
+        FreqFormerError: too many images, or all of them, cannot be read.
     """
+    bad = BadImages(0) if bad is None else bad
     bars = progress_bars()
     with quiet():
         with wrong_settings():
@@ -104,7 +124,7 @@ def validate(task: Task, loader: DataLoader, precision: str, accelerator: str) -
                 devices=1,
                 precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
                 logger=False,
-                callbacks=bars,
+                callbacks=[*bars, bad],
                 enable_progress_bar=bool(bars),
                 enable_model_summary=False,
                 enable_checkpointing=False,
@@ -116,10 +136,13 @@ def validate(task: Task, loader: DataLoader, precision: str, accelerator: str) -
             # Lightning's answer to Ctrl-C.
             raise KeyboardInterrupt from error
         seconds = time.monotonic() - started
-    images = len(loader.dataset)  # type: ignore[arg-type]
+    images = len(loader.dataset) - bad.left_out  # type: ignore[arg-type]
+    if images == 0:
+        raise FreqFormerError(f"there is nothing to evaluate: {bad.summary()}")
     return {
         **{name.removeprefix("val/"): float(value) for name, value in metrics.items()},
         "images": images,
+        "bad_images": bad.left_out,
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 1),
     }
@@ -127,7 +150,8 @@ def validate(task: Task, loader: DataLoader, precision: str, accelerator: str) -
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     def write(target: Path) -> None:
-        with target.open("w", newline="") as file:
+        # A folder's name may be bytes that are no text; they are written as they are.
+        with target.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, rows[0].keys())
             writer.writeheader()
             writer.writerows(rows)

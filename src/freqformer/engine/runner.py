@@ -16,8 +16,9 @@ from ..checkpoints import epochs_done, read_description, read_weights, write_who
 from ..data import mix
 from ..errors import FreqFormerError
 from ..tasks import RunConfig
+from .bad_images import BadImages
 from .callbacks import BestModel, Record, StopOnSignal, write_metrics
-from .datamodule import RunData
+from .datamodule import RunData, worker_deaths
 from .evaluate import validate
 from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision, wrong_settings
 from .storage import CHECKPOINTS, CONFIG, METRICS, WholeFiles, last_checkpoint, prepare_folder, require_space
@@ -55,8 +56,9 @@ def run(config: RunConfig) -> dict[str, Any]:
     best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
     record = Record(folder)
     stop = StopOnSignal(last_checkpoint(folder))
+    bad = BadImages(config.max_bad_images, folder)
     with quiet(), wrong_settings():
-        trainer = _trainer(config, folder, task.monitor, [record, best, stop])
+        trainer = _trainer(config, folder, task.monitor, [bad, record, best, stop])
     # Whatever can be refused is refused before the folder is touched.
     task.optimization(task.steps_per_epoch)
     if checkpoint is not None and read_description(checkpoint) != task.describe():
@@ -74,7 +76,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         flush=True,
     )
     started = time.monotonic()
-    with stop.watching(), quiet():
+    with stop.watching(), quiet(), worker_deaths("; continue with --resume"):
         try:
             trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except torch.OutOfMemoryError as error:
@@ -82,7 +84,9 @@ def run(config: RunConfig) -> dict[str, Any]:
         seconds = round(time.monotonic() - started, 2)
         best.export()
         task.model.load_state_dict(read_weights(folder))
-        figures = validate(task, data.val_dataloader(), config.precision, config.accelerator)
+        figures = validate(task, data.val_dataloader(), config.precision, config.accelerator, bad)
+    if skipped := bad.summary():
+        print(skipped, flush=True)
     task.draw(folder)
     metrics = {"epochs": record.history, "best": figures, "train_seconds": seconds}
     write_metrics(folder, metrics)

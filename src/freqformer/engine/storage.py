@@ -18,6 +18,7 @@ _OWN = (
     CONFIG,
     METRICS,
     CHECKPOINTS,
+    "bad_images.csv",
     "logs",
     "curves.png",
     "confusion.png",

@@ -51,6 +51,8 @@ class RunConfig:
     """Compile the network with torch.compile."""
     num_workers: int = 2
     """Processes that load images."""
+    max_bad_images: int = 100
+    """Images that cannot be read are skipped and listed in bad_images.csv; more than this many stop the run."""
     seed: int = 0
     """All randomness is a function of it."""
     deterministic: bool = False
@@ -81,6 +83,7 @@ class RunConfig:
         require(self.epochs >= 1, "--epochs", "at least 1", self.epochs)
         require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
+        require(self.max_bad_images >= 0, "--max-bad-images", "0 or more", self.max_bad_images)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
         for name in ("lr", "min_lr", "warmup_lr", "weight_decay", "momentum"):
             require(getattr(self, name) >= 0, f"--{name.replace('_', '-')}", "0 or more", getattr(self, name))
