@@ -111,8 +111,7 @@ def _listed(words: Iterable[str]) -> str:
 
 
 def _identify(table: "Dataset", column: str, prefix: str, row: int) -> str:
-    path = table[row][column]["path"]
-    return path if path and os.path.isabs(path) else f"{prefix}/{row:06d}"
+    return _name((table[row][column] or {}).get("path"), prefix, row)
 
 
 def _read(table: "Dataset", column: str, prefix: str, row: int) -> Image.Image:
@@ -121,8 +120,13 @@ def _read(table: "Dataset", column: str, prefix: str, row: int) -> Image.Image:
     except Exception as error:  # A damaged or vanished Arrow file raises nearly anything.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImage(f"{prefix}/{row:06d}", reason) from error
-    content, path = cell.get("bytes"), cell.get("path")
-    if content is None and not path:
-        raise UnreadableImage(f"{prefix}/{row:06d}", "the data set has no contents for it")
-    name = path if path and os.path.isabs(path) else f"{prefix}/{row:06d}"
-    return decode(content if content is not None else path, name)
+    name = _name(cell.get("path"), prefix, row)
+    source = cell.get("bytes") or cell.get("path")
+    if not source:
+        raise UnreadableImage(name, "it is empty (0 bytes)")
+    return decode(source, name)
+
+
+def _name(path: str | None, prefix: str, row: int) -> str:
+    """The image's file, where it has one of its own."""
+    return path if path and os.path.isabs(path) else f"{prefix}/{row:06d}"

@@ -25,8 +25,8 @@ class UnreadableImage(FreqFormerError):
     """
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"cannot read image {printable(name)}: {printable(reason)}")
-        self.name, self.reason = name, reason
+        self.name, self.reason = name, printable(reason)
+        super().__init__(f"cannot read image {printable(name)}: {self.reason}")
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.name, self.reason)

@@ -67,7 +67,10 @@ def read_classes(file: Path) -> list[str] | None:
 
 
 # Words of a shard's name that tell its split; the later ones count where no shard has an earlier one.
-_WORDS = {"train": [("train", "training")], "val": [("val", "valid", "validation"), ("test",)]}
+_WORDS: dict[str, list[tuple[str, ...]]] = {
+    "train": [("train", "training")],
+    "val": [("val", "valid", "validation"), ("test",)],
+}
 
 
 def find_shards(root: Path, split: str) -> list[Path]:
@@ -130,7 +133,8 @@ def open_shards(shards: list[Path], classes: list[str], prefix: str) -> Images:
 
 def _open_all(shards: list[Path]) -> list[tuple[Path, _Index]]:
     """The plain tar and the index of each shard."""
-    return [_open_shard(path) for path in tqdm(shards, "indexing", unit=" shards", disable=None, delay=2, leave=False)]
+    progress = tqdm(shards, "indexing", unit=" shards", disable=None, delay=2, leave=False)
+    return [_open_shard(path) for path in progress]
 
 
 def _identify(keys: np.ndarray, prefix: str, row: int) -> str:

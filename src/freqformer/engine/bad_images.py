@@ -1,7 +1,6 @@
 """Images that cannot be read: counted, listed, and too many of them stop the run."""
 
 import csv
-import errno
 import io
 import os
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from ..data import printable
+from ..data import UnreadableImage, decode, printable
 from ..errors import FreqFormerError
 
 BAD_IMAGES = "bad_images.csv"
@@ -31,12 +30,16 @@ class BadImages(Callback):
         self.limit = limit
         self.file = None if folder is None else folder / BAD_IMAGES
         self.names: dict[str, None] = {}
+        self._mended: set[str] = set()
         self.left_out = 0
         """Images that the last evaluation did without, in this process."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count what an interrupted run has found."""
+        """Count what an interrupted run has found, but for the images that can be read by now."""
         self._read()
+        self._mended = {name for name in self.names if _is_readable(name)}
+        self.names = {name: None for name in self.names if name not in self._mended}
+        self._refuse_too_many()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Count a batch's bad images; a batch of nothing else cannot be trained on."""
@@ -64,7 +67,7 @@ class BadImages(Callback):
         if not self.names:
             return None
         where = "" if self.file is None else f"; {self.file} lists them"
-        return f"{_images(len(self.names))} could not be read and did without, the first is {self._first()}{where}"
+        return f"skipped {_images(len(self.names))} that cannot be read, the first is {self._first()}{where}"
 
     def _add(self, bad: list[tuple[str, str]], split: str, loader: Any) -> None:
         if all(name in self.names for name, _ in bad):
@@ -72,9 +75,13 @@ class BadImages(Callback):
         # Not one bad image but all: listed they would stand in the way of the resumed run.
         _require_folder(getattr(getattr(loader, "dataset", None), "root", None))
         self._read()
-        new = {name: reason for name, reason in reversed(bad) if name not in self.names}
-        self._append([(name, reason, split) for name, reason in reversed(new.items())])
-        self.names.update(dict.fromkeys(reversed(new)))
+        new = {name: reason for name, reason in bad if name not in self.names}
+        self._mended -= new.keys()
+        self._append([(name, reason, split) for name, reason in new.items()])
+        self.names.update(dict.fromkeys(new))
+        self._refuse_too_many()
+
+    def _refuse_too_many(self) -> None:
         if len(self.names) > self.limit:
             where = "" if self.file is None else f"; {self.file} lists them"
             raise FreqFormerError(
@@ -91,9 +98,7 @@ class BadImages(Callback):
             return
         with self.file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             rows = [row for row in csv.reader(stream) if len(row) == len(_HEADER) and tuple(row) != _HEADER]
-        # What was missing may be back.
-        missing = os.strerror(errno.ENOENT)
-        self.names.update({name: None for name, reason, _ in rows if not (reason == missing and os.path.exists(name))})
+        self.names.update({name: None for name, *_ in rows if name not in self._mended})
 
     def _append(self, rows: list[tuple[str, str, str]]) -> None:
         if self.file is None or not rows:
@@ -109,6 +114,16 @@ class BadImages(Callback):
             os.write(handle, text.getvalue().encode("utf-8", "surrogateescape"))
         finally:
             os.close(handle)
+
+
+def _is_readable(name: str) -> bool:
+    if not os.path.exists(name):
+        return False
+    try:
+        decode(name, name)
+    except UnreadableImage:
+        return False
+    return True
 
 
 def _bad(batch: Any) -> list[tuple[str, str]]:

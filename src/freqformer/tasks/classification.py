@@ -30,8 +30,8 @@ class ClassificationConfig(RunConfig):
     model_args: dict[str, Any] = field(default_factory=dict)
     """Further keywords of the model, such as num_heads or spectral_depth."""
     data_set: str = "IMNET"
-    """IMNET or FOLDER (train/ and val/ of class folders), CARS, FLOWERS, PETS, INAT, INAT19, FGVC (JSON splits), FASHION_MNIST, MNIST,
-    CIFAR10, CIFAR100, WDS (tar shards), DIGITS, or hf:NAME (Hugging Face, or hf: and a folder)."""
+    """IMNET or FOLDER (train/ and val/ of class folders), CARS, FLOWERS, PETS, INAT, INAT19, FGVC (JSON splits),
+    FASHION_MNIST, MNIST, CIFAR10, CIFAR100, WDS (tar shards), DIGITS, or hf:NAME (of Hugging Face, or hf:FOLDER)."""
     data_path: str | None = None
     """The folder the data set lies in."""
     input_size: int | tuple[int, int] | None = None
