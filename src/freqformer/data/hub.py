@@ -48,15 +48,15 @@ def open_hub(name: str, root: Path | None, split: str) -> Images:
         source = str(root)
     if os.path.isdir(os.path.expanduser(source)):
         source = os.path.expanduser(source)
-    table = _split(name, _load(source, configuration or None), split)
+    part, table = _split(name, _load(source, configuration or None), split)
     image = _column(name, table, datasets.Image)
     label = _column(name, table, datasets.ClassLabel)
     targets = np.asarray(table.select_columns(label).with_format("numpy")[:][label], dtype=np.int64)
     classes = list(table.features[label].names)
     if len(targets) == 0 or targets.min() < 0 or targets.max() >= len(classes):
-        raise FreqFormerError(f"{name}: some of the {len(targets)} images of the split {table.split} have no label")
+        raise FreqFormerError(f"{name}: some of the {len(targets)} images of the split {part} have no label")
     encoded = table.select_columns(image).cast_column(image, datasets.Image(decode=False))
-    prefix = f"{Path(source).name}/{table.split}"
+    prefix = f"{Path(source).name}/{part}"
     return Images(
         classes=classes,
         targets=targets,
@@ -87,11 +87,11 @@ def _load(source: str, configuration: str | None) -> "Dataset | DatasetDict":
         ) from error
 
 
-def _split(name: str, loaded: "Dataset | DatasetDict", split: str) -> "Dataset":
+def _split(name: str, loaded: "Dataset | DatasetDict", split: str) -> tuple[str, "Dataset"]:
     tables: dict[Any, Any] = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split): loaded}
     for wanted in _SPLITS[split]:
         if wanted in tables:
-            return tables[wanted]
+            return wanted, tables[wanted]
     raise FreqFormerError(f"{name}: there is no split {' or '.join(_SPLITS[split])}, but {_listed(map(str, tables))}")
 
 
