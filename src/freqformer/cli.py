@@ -1,6 +1,7 @@
 """The command line: parse, then import what the command needs."""
 
 import difflib
+import io
 import json
 import sys
 import traceback
@@ -39,6 +40,9 @@ _EXTRAS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 done in part, 2 wrong use or unusable input, 128+N signal N."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may be bytes that are no text; they are printed as they are.
+        sys.stdout.reconfigure(errors="surrogateescape")
     debug = "--debug" in words
     sys.exit(_run([word for word in words if word != "--debug"], debug))
 
@@ -215,13 +219,19 @@ def _bench(flags: "Flags", words: list[str]) -> int:
     from .flags import Flags
 
     kind, *rest = words or ["--help"]
+    benchmarks = dict(BENCHMARKS)
+    if kind not in benchmarks:
+        # Above the floor of the others: it needs what training needs.
+        from .tools.loading import LoaderBenchmark
+
+        benchmarks[LoaderBenchmark.kind] = LoaderBenchmark
     if kind in ("-h", "--help"):
-        print(f"usage: {flags.parser.prog} {'|'.join(BENCHMARKS)} [FLAGS]\n\n{flags.parser.description}\n")
-        print("\n".join(f"  {name:<8} {config.__doc__}" for name, config in BENCHMARKS.items()))
+        print(f"usage: {flags.parser.prog} {'|'.join(benchmarks)} [FLAGS]\n\n{flags.parser.description}\n")
+        print("\n".join(f"  {name:<8} {config.__doc__}" for name, config in benchmarks.items()))
         return 0 if words else 2
-    if kind not in BENCHMARKS:
-        raise FreqFormerError(f"there is no benchmark {kind!r}: choose one of {', '.join(BENCHMARKS)}")
-    config_type = BENCHMARKS[kind]
+    if kind not in benchmarks:
+        raise FreqFormerError(f"there is no benchmark {kind!r}: choose one of {', '.join(benchmarks)}")
+    config_type = benchmarks[kind]
     flags = Flags(f"{flags.parser.prog} {kind}", config_type.__doc__ or "")
     flags.fields(config_type)
     config = config_type(**flags.parse(rest))
@@ -309,7 +319,7 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "train": (_train, "train a classifier, or go on with a run"),
     "eval": (_eval, "evaluate a checkpoint on a validation split"),
     "predict": (_predict, "classify images with a checkpoint"),
-    "bench": (_bench, "time operations, models, training steps or image sizes against others"),
+    "bench": (_bench, "time operations, models, training steps, image sizes or loading against others"),
     "convert": (_convert, "write any weight file as safetensors"),
     "export": (_export, "write a model as an ONNX or torch.export file, checked"),
 }
