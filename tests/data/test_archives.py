@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from freqformer.data import open_images
+from freqformer.data import UnreadableImage, open_images
 from freqformer.errors import FreqFormerError
 
 SHARED = Path(__file__).parents[3] / "shared/data"
@@ -256,6 +256,60 @@ def test_shards_never_leave_the_cache(tmp_path):
     images = open_images("CIFAR10", tmp_path, "val")
     assert images.load(1).getpixel((0, 0)) == (9, 0, 0)
     assert not list(tmp_path.parent.rglob("escape*"))
+
+
+def put_escapes(tar, outside):
+    """Members that mean other places, each of a name that would be read if it were a file."""
+    kinds = {"link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "fifo": tarfile.FIFOTYPE, "device": tarfile.CHRTYPE}
+    for key, kind in kinds.items():
+        for suffix in ("png", "cls"):
+            info = tarfile.TarInfo(f"{key}.{suffix}")
+            info.type, info.linkname = kind, f"{outside}.{suffix}"
+            tar.addfile(info)
+
+
+def test_nothing_that_a_shard_names_is_followed_or_written(tmp_path):
+    (tmp_path / "secret.png").write_bytes(image_bytes(99))
+    (tmp_path / "secret.cls").write_text("3")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    with tarfile.open(folder / "val.tar", "w") as tar:
+        for number, key in enumerate(["../up", "/absolute/path", "./plain", "w\udcff", "line\nbreak"]):
+            add(tar, f"{key}.png", image_bytes(number))
+            add(tar, f"{key}.cls", str(number).encode())
+        put_escapes(tar, tmp_path / "secret")
+    before = sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts)
+    images = open_images("WDS", folder, "val")
+    assert [images.load(i).getpixel((0, 0))[0] for i in range(len(images))] == [0, 1, 2, 3, 4]
+    assert images.name(3) == "val/w\udcff"
+    assert sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts) == before
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
+def test_links_in_the_cifar_archive_are_not_followed(tmp_path, kind):
+    files = cifar_files()
+    (tmp_path / "data").mkdir()
+    with tarfile.open(tmp_path / "data/cifar-10-python.tar.gz", "w:gz") as tar:
+        for file, content in files.items():
+            if file != "test_batch":
+                add(tar, f"cifar-10-batches-py/{file}", content)
+        add(tar, "elsewhere", files["test_batch"])
+        add(tar, "../cifar-10-batches-py/test_batch", files["test_batch"])
+        info = tarfile.TarInfo("cifar-10-batches-py/test_batch")
+        info.type, info.linkname = kind, "elsewhere"
+        tar.addfile(info)
+    with pytest.raises(FreqFormerError, match="lacks test_batch"):
+        open_images("CIFAR10", tmp_path / "data", "val")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["cifar-10-python.tar.gz"]
+    assert not list(tmp_path.rglob("test_batch"))
+
+
+def test_a_shard_that_vanishes_is_a_bad_image(tmp_path):
+    put_shard(tmp_path / "test.tar", [1])
+    images = open_images("CIFAR10", tmp_path, "val")
+    (tmp_path / "test.tar").unlink()
+    with pytest.raises(UnreadableImage, match=r"cifar10/test/000000: .*No such file"):
+        images.load(0)
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])

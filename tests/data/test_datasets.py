@@ -46,12 +46,16 @@ def test_folders_take_odd_names(tmp_path):
         "g.webp",
         "h.ppm",
         "w\udcff.pgm",
+        "line\nbreak.png",
+        "-rf.png",
+        " .png",
     ]
     for name in names:
         put(tmp_path / "val/one class" / name)
     put(tmp_path / "elsewhere/x.png")
     os.symlink(tmp_path / "elsewhere", tmp_path / "val/linked")
     os.symlink(tmp_path / "elsewhere/x.png", tmp_path / "val/one class/y.png")
+    os.symlink("itself", tmp_path / "val/one class/itself")
     (tmp_path / "val/one class/notes.txt").write_text("no image")
     (tmp_path / "val/one class/._a.jpg").write_bytes(b"left by a Mac")
     (tmp_path / "val/.hidden").mkdir()
@@ -103,11 +107,6 @@ def test_folder_errors(tree, tmp_path_factory):
         open_images("FOLDER", bare, "train")
     (tree / "train/dog").mkdir()
     with pytest.raises(FreqFormerError, match="train/dog has no images"):
-        open_images("FOLDER", tree, "train")
-    (tree / "train/dog").rmdir()
-    (tree / "train/bee/1.png").write_bytes(b"")
-    os.symlink(tree / "nowhere.png", tree / "train/cat/2.png")
-    with pytest.raises(FreqFormerError, match=r"2 image files are empty .* the first is .*bee/1.png"):
         open_images("FOLDER", tree, "train")
 
 

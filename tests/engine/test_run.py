@@ -418,35 +418,6 @@ def test_a_data_folder_without_images(refused, words, tmp_path):
     assert "cat" in refused(*words(tmp_path / "run", *flags))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_file_that_is_no_image_is_named_in_one_line(refused, words, class_folders, tmp_path, workers):
-    root = class_folders()
-    broken = root / "train" / "dog" / "broken.png"
-    broken.write_text("not an image")
-    flags = ["--data-set", "FOLDER", "--data-path", root, "--batch-size", 19, "--num-workers", workers]
-    line = refused(*words(tmp_path / "run", *flags, "--limit-train", "none"))
-    assert str(broken) in line
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_validation_image_is_named_in_one_line(refused, words, class_folders, tmp_path, workers):
-    root = class_folders()
-    broken = root / "val" / "dog" / "broken.jpg"
-    broken.write_bytes(b"\xff\xd8\xff\xe0 and no more")
-    flags = ["--data-set", "FOLDER", "--data-path", root, "--batch-size", 4, "--num-workers", workers]
-    assert str(broken) in refused(*words(tmp_path / "run", *flags, "--limit-train", "none"))
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_zero_byte_image_is_named_in_one_line(refused, words, class_folders, tmp_path, workers):
-    root = class_folders()
-    empty = root / "train" / "dog" / "zero.png"
-    empty.touch()
-    flags = ["--data-set", "FOLDER", "--data-path", root, "--batch-size", 4, "--num-workers", workers]
-    line = refused(*words(tmp_path / "run", *flags))
-    assert str(empty) in line
-
-
 def test_training_and_validation_classes_must_agree(refused, words, class_folders, tmp_path):
     root = class_folders()
     (root / "val" / "owl").rename(root / "val" / "eel")

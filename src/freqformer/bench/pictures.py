@@ -16,7 +16,7 @@ def draw(kind: str, rows: Sequence[Row], path: Path) -> None:
     """Draw the rows of one run as a PNG.
 
     Args:
-        kind: op, model, train or scaling.
+        kind: op, model, train, scaling or data.
         rows: of one device and precision; those without a figure to draw are left out.
         path: the file to write.
     """
@@ -113,6 +113,28 @@ def _scaling(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def _loading(rows: Sequence[Row]) -> Figure:
+    """Images per second of the loader, a bar for each number of workers, and a line for the model's."""
+    figure = Figure(figsize=(5.5, 4.4), layout="constrained")
+    axes = figure.subplots()
+    loader = [row for row in rows if row["setting"]["part"] == "loader"]
+    bars = axes.bar(
+        [str(row["setting"]["num_workers"]) for row in loader], [row["result"]["images_per_second"] for row in loader]
+    )
+    axes.bar_label(bars, fmt="{:.4g}", fontsize=8)
+    for row in rows:
+        if row["setting"]["part"] == "model":
+            rate = row["result"]["images_per_second"]
+            label = f"training {row['setting']['arch']}: {rate:.4g}"
+            axes.axhline(rate, color="C1", label=label)
+    axes.set_xlabel(f"processes that load {rows[0]['setting']['data_set']}" if rows else "processes")
+    axes.set_ylabel("images per second")
+    axes.margins(y=0.15)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def _panels(results: Sequence[Row]) -> tuple[Figure, dict[str, Axes]]:
     """A figure with a panel for each of throughput and memory that some result has."""
     labels = {"images_per_second": "images per second", "peak_mib": "peak memory (MiB)"}
@@ -129,4 +151,5 @@ _DRAWN: dict[str, Callable[[Sequence[Row]], Figure]] = {
     "model": _networks,
     "train": _networks,
     "scaling": _scaling,
+    "data": _loading,
 }

@@ -3,11 +3,11 @@
 from freqformer.data.datasets import DATA_SETS, open_images
 from freqformer.data.device import DeviceAugmentation
 from freqformer.data.folders import EXTENSIONS
-from freqformer.data.images import Images, decode
+from freqformer.data.images import Images, UnreadableImage, decode, printable
 from freqformer.data.label_maps import LabelMaps, Region, labels_in
 from freqformer.data.randomness import mix, seeded
 from freqformer.data.sampler import EpochBatchSampler, epoch_order
-from freqformer.data.samples import Samples
+from freqformer.data.samples import Samples, collate
 from freqformer.data.transforms import eval_transform, train_transform, whole_transform
 
 __all__ = [
@@ -19,12 +19,15 @@ __all__ = [
     "LabelMaps",
     "Region",
     "Samples",
+    "UnreadableImage",
+    "collate",
     "decode",
     "epoch_order",
     "eval_transform",
     "labels_in",
     "mix",
     "open_images",
+    "printable",
     "seeded",
     "train_transform",
     "whole_transform",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from freqformer.data.images import Images, identify_number, read_array
-from freqformer.data.shards import find_shards, open_shards
+from freqformer.data.shards import find_shards, open_shards, read_classes
 from freqformer.errors import FreqFormerError
 
 
@@ -81,12 +81,11 @@ def open_cifar(name: str, root: Path, split: str) -> Images:
 
 def _shard_classes(name: str, root: Path, count: int) -> list[str]:
     file = root / "classes.txt"
-    if not file.is_file() and name == "CIFAR10":
+    classes = read_classes(file)
+    if classes is None and name == "CIFAR10":
         return _CIFAR10_NAMES
-    classes = file.read_text("utf-8").split("\n") if file.is_file() else []
-    classes = [line.strip() for line in classes if line.strip()]
-    if len(classes) != count:
-        raise FreqFormerError(f"{name}: {file} names {len(classes)} classes, not {count}; write one a line")
+    if classes is None or len(classes) != count:
+        raise FreqFormerError(f"{name}: {file} names {len(classes or [])} classes, not {count}; write one a line")
     return classes
 
 
@@ -102,7 +101,8 @@ def _archive_files(archive: Path, layout: _Layout, wanted: list[str]) -> dict[st
         with tarfile.open(archive) as tar:
             for member in tar:
                 file = member.name.removeprefix("./").removeprefix(f"{layout.folder}/")
-                if file in wanted and (stream := tar.extractfile(member)):
+                # Not links: tarfile would follow one to another member.
+                if file in wanted and member.isreg() and (stream := tar.extractfile(member)):
                     found[file] = stream.read()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise FreqFormerError(f"cannot read {archive}: {error}; download it again") from error

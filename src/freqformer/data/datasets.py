@@ -9,9 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from freqformer.data.cifar import open_cifar
+from freqformer.data.fine_grained import open_cars, open_flowers, open_pets
 from freqformer.data.folders import open_folders
+from freqformer.data.hub import open_hub
 from freqformer.data.idx import open_idx
 from freqformer.data.images import Images, identify_number, read_array
+from freqformer.data.listed import open_fgvc, open_inaturalist
+from freqformer.data.shards import open_wds
 from freqformer.errors import FreqFormerError, MissingExtra
 
 _ON_DISK: dict[str, Callable[[str, Path, str], Images]] = {
@@ -21,8 +25,17 @@ _ON_DISK: dict[str, Callable[[str, Path, str], Images]] = {
     "MNIST": open_idx,
     "CIFAR10": open_cifar,
     "CIFAR100": open_cifar,
+    "CARS": open_cars,
+    "FLOWERS": open_flowers,
+    "PETS": open_pets,
+    "INAT": open_inaturalist,
+    "INAT19": open_inaturalist,
+    "FGVC": open_fgvc,
+    "WDS": open_wds,
 }
-DATA_SETS: tuple[str, ...] = (*_ON_DISK, "DIGITS")
+# Of these a split need not have every class.
+_MAY_LACK_CLASSES = (open_folders, open_fgvc, open_wds)
+DATA_SETS: tuple[str, ...] = (*_ON_DISK, "DIGITS", "hf:NAME")
 
 
 def open_images(
@@ -36,11 +49,12 @@ def open_images(
     """Open one split of a data set; nothing is decoded yet.
 
     Args:
-        name: one of ``DATA_SETS``.
-        path: the folder the data set lies in; DIGITS comes with scikit-learn and needs none.
+        name: one of ``DATA_SETS``, where "hf:NAME" stands for any data set of Hugging Face.
+        path: the folder the data set lies in; DIGITS comes with scikit-learn and needs none, and "hf:NAME" names
+            its own.
         split: "train" or "val".
         classes: label names that the targets must follow, such as a checkpoint's. Class names that are all
-            among them are matched by name (for folders they may be fewer), otherwise in sorted order.
+            among them are matched by name (for folders, shards and FGVC they may be fewer), otherwise in order.
         limit: take this many images, the first of a fixed shuffled order with the classes in balance.
 
     Returns:
@@ -48,9 +62,10 @@ def open_images(
 
     Raises:
         FreqFormerError: the name, split, path, classes or limit is wrong, or the files are.
-        MissingExtra: DIGITS without scikit-learn.
+        MissingExtra: the data set needs a library that is not installed.
     """
-    if name not in DATA_SETS:
+    from_hub = str(name).startswith("hf:") and name != "hf:NAME"
+    if not from_hub and name not in DATA_SETS[:-1]:
         near = difflib.get_close_matches(str(name).upper(), DATA_SETS, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise FreqFormerError(f"unknown data set {name!r}: {hint}choose one of {', '.join(DATA_SETS)}")
@@ -59,9 +74,12 @@ def open_images(
     if limit is not None and limit < 1:
         raise FreqFormerError(f"the number of images to train on must be at least 1, not {limit}")
     opener = _ON_DISK.get(name)
-    images = opener(name, _existing(name, path), split) if opener else _open_digits(split)
+    if from_hub:
+        images = open_hub(name, None if path is None else _existing(name, path), split)
+    else:
+        images = opener(name, _existing(name, path), split) if opener else _open_digits(split)
     if classes is not None:
-        images = _follow(images, list(classes), fewer=opener is open_folders)
+        images = _follow(images, list(classes), fewer=opener in _MAY_LACK_CLASSES)
     if limit is not None and limit < len(images):
         chosen = balanced_order(images.targets)[:limit]
         images = replace(images, targets=images.targets[chosen], rows=images.rows[chosen])

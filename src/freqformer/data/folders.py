@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from tqdm import tqdm
 
-from freqformer.data.images import Images, decode
+from freqformer.data.files import open_files
+from freqformer.data.images import Images
 from freqformer.errors import FreqFormerError
 
 EXTENSIONS = {
@@ -32,19 +31,20 @@ EXTENSIONS = {
 def open_folders(name: str, root: Path, split: str) -> Images:
     """Open one split of a folder data set.
 
-    A class's images may lie in subfolders and behind links; names that begin with a dot are passed over.
+    A class's images may lie in subfolders and behind links; names that begin with a dot are passed over. Files
+    are known by their names alone: which of them cannot be read shows when they are.
     Where ``train`` exists it sets the classes of ``val`` too, so that both splits number them alike.
 
     Args:
         name: the data set's name, for errors.
         root: the folder that holds ``train`` and ``val``.
-        split: "train" or "val".
+        split: the name of the split's folder: "train", "val" or, where the papers call it so, "test".
 
     Returns:
         The images, sorted by class and path; classes are the folders' names in sorted order.
 
     Raises:
-        FreqFormerError: the split or a class's images are missing, or an image file is empty.
+        FreqFormerError: the split or a class's images are missing.
     """
     folder = root / split
     if not folder.is_dir():
@@ -66,35 +66,21 @@ def open_folders(name: str, root: Path, split: str) -> Images:
 
     paths: list[str] = []
     targets: list[int] = []
-    empty: list[str] = []
-    for c in own:
+    for c in tqdm(own, f"listing {folder.name}", unit=" classes", disable=None, delay=2, leave=False):
         files = sorted(_image_files(folder / c))
         if not files:
             raise FreqFormerError(f"{name}: the class folder {folder / c} has no images; fill or delete it")
-        paths += [path for path, _ in files]
+        paths += files
         targets += [target_of[c]] * len(files)
-        empty += [path for path, sound in files if not sound]
-    if empty:
-        raise FreqFormerError(
-            f"{name}: {len(empty)} image files are empty (0 bytes) or broken links, the first is {empty[0]}; "
-            "copy them again or delete them"
-        )
-    blob, ends = _pack(paths)
-    return Images(
-        classes=classes,
-        targets=np.array(targets, dtype=np.int64),
-        rows=np.arange(len(paths)),
-        read=partial(_read, blob, ends),
-        identify=partial(_path, blob, ends),
-    )
+    return open_files(classes, paths, targets, folder)
 
 
 def _class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
 
 
-def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[tuple[str, bool]]:
-    """Yield (path, whether it has contents) of every image file below a folder."""
+def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield the path of every image file below a folder, broken links among them."""
     real = os.path.realpath(folder)
     if real in above:  # A link to a folder above would never end.
         return
@@ -102,22 +88,8 @@ def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            # A link to itself makes entry.is_dir() raise.
+            if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
                 yield from _image_files(Path(entry.path), above | {real})
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                yield entry.path, entry.is_file() and entry.stat().st_size > 0
-
-
-def _pack(paths: list[str]) -> tuple[bytes, np.ndarray]:
-    # A million str objects would be copied page by page into every worker as their reference counts change.
-    encoded = [os.fsencode(path) for path in paths]
-    return b"".join(encoded), np.cumsum([0, *map(len, encoded)])
-
-
-def _path(blob: bytes, ends: np.ndarray, row: int) -> str:
-    return os.fsdecode(blob[ends[row] : ends[row + 1]])
-
-
-def _read(blob: bytes, ends: np.ndarray, row: int) -> Image.Image:
-    path = _path(blob, ends, row)
-    return decode(path, path)
+                yield entry.path

@@ -16,6 +16,27 @@ from freqformer.errors import FreqFormerError
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
+class UnreadableImage(FreqFormerError):
+    """One image cannot be read; training and evaluation go on without it, and count it.
+
+    Args:
+        name: the image's own name, whatever characters it has.
+        reason: what is wrong with it, in a line.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        self.name, self.reason = name, printable(reason)
+        super().__init__(f"cannot read image {printable(name)}: {self.reason}")
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.name, self.reason)
+
+
+def printable(name: str) -> str:
+    """A name on one line of plain text: line breaks, control characters and undecodable bytes are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode("ascii") for c in name)
+
+
 @dataclass(frozen=True)
 class Images:
     """Labelled images of one split; a sequence that decodes an image when it is asked for.
@@ -29,6 +50,7 @@ class Images:
         rows: int64 (N,), the numbers that ``read`` and ``identify`` take.
         read: picklable; from a row to an RGB image.
         identify: picklable; from a row to a name for people.
+        root: the folder that the images lie in, where they do; when it is gone, so are they all.
     """
 
     classes: list[str]
@@ -36,12 +58,13 @@ class Images:
     rows: np.ndarray
     read: Callable[[int], Image.Image]
     identify: Callable[[int], str]
+    root: str | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def load(self, i: int) -> Image.Image:
-        """Return the i-th image in RGB; raises FreqFormerError naming the image if it cannot be read."""
+        """Return the i-th image in RGB; raises UnreadableImage if it cannot be read."""
         return self.read(int(self.rows[i]))
 
     def name(self, i: int) -> str:
@@ -72,12 +95,12 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
         A loaded image of mode RGB with the EXIF orientation applied.
 
     Raises:
-        FreqFormerError: ``cannot read image NAME: reason``.
+        UnreadableImage: ``cannot read image NAME: reason``.
     """
     try:
         size = len(source) if isinstance(source, bytes) else os.stat(source).st_size
         if size == 0:
-            raise FreqFormerError(f"cannot read image {name}: it is empty (0 bytes)")
+            raise UnreadableImage(name, "it is empty (0 bytes)")
         # Pillow warns of odd metadata and of large pictures, neither of which harms the pixels.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -85,15 +108,13 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
             with Image.open(stream, formats=_FORMATS) as image:
                 image.load()
                 return _to_rgb(_upright(image))
-    except FreqFormerError:
+    except UnreadableImage:
         raise
     except UnidentifiedImageError:
-        known = ", ".join(_FORMATS)
-        raise FreqFormerError(f"cannot read image {name}: not an image in one of {known}") from None
+        raise UnreadableImage(name, f"not an image in one of {', '.join(_FORMATS)}") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        reason = " ".join(reason.split()) or type(error).__name__
-        raise FreqFormerError(f"cannot read image {name}: {reason}") from error
+        raise UnreadableImage(name, " ".join(reason.split()) or type(error).__name__) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -14,8 +15,9 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
-from freqformer.data.images import Images, decode
+from freqformer.data.images import Images, UnreadableImage, decode
 from freqformer.errors import FreqFormerError
 
 _IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -29,23 +31,70 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "freqformer"
 
 
+def open_wds(name: str, root: Path, split: str) -> Images:
+    """Open one split of WebDataset shards: tar files of ``KEY.jpg`` (or .jpeg, .png, .webp) and ``KEY.cls``.
+
+    Args:
+        name: the data set's name, for errors.
+        root: the folder of the shards, as ``find_shards`` looks for them, and of ``classes.txt``, which names a class
+            a line; without it the classes are the numbers up to the largest label of both splits.
+        split: "train" or "val".
+
+    Returns:
+        The images in the shards' order.
+
+    Raises:
+        FreqFormerError: no shards, damaged ones, or labels without a class.
+    """
+    shards = find_shards(root, split)
+    if not shards:
+        raise FreqFormerError(
+            f"{name}: {root} has no {split} shards (*.tar, *.tar.gz) with {' or '.join(_WORDS[split][0])} in their "
+            "names; check --data-path"
+        )
+    classes = read_classes(root / "classes.txt")
+    if classes is None:
+        both = [*shards, *find_shards(root, "val" if split == "train" else "train")]
+        classes = [str(target) for target in range(1 + max(index["label"].max() for _, index in _open_all(both)))]
+    return open_shards(shards, classes, split)
+
+
+def read_classes(file: Path) -> list[str] | None:
+    """Read a file of class names, one a line; None where there is no file."""
+    if not file.is_file():
+        return None
+    return [line.strip() for line in file.read_text("utf-8").split("\n") if line.strip()]
+
+
+# Words of a shard's name that tell its split; the later ones count where no shard has an earlier one.
+_WORDS: dict[str, list[tuple[str, ...]]] = {
+    "train": [("train", "training")],
+    "val": [("val", "valid", "validation"), ("test",)],
+}
+
+
 def find_shards(root: Path, split: str) -> list[Path]:
     """List a split's shards in the order of their names.
 
     Args:
-        root: the folder they lie in.
-        split: "train", or "val" for names with ``test`` or ``val``.
+        root: the folder they lie in, with the split as a word of their names, or the folder of folders that have
+            such a name themselves.
+        split: "train", or "val" for names with ``val``, ``valid`` or ``validation``, or else ``test``.
 
     Returns:
         Paths of .tar, .tar.gz and .tgz files; of a shard that is there in two forms, the plain one.
     """
-    words = ("train",) if split == "train" else ("test", "val")
-    shards: dict[str, Path] = {}
-    for suffix in (".tar", ".tar.gz", ".tgz"):
-        for path in root.glob(f"*{suffix}"):
-            if any(word in path.name for word in words):
-                shards.setdefault(path.name.removesuffix(suffix), path)
-    return [shards[stem] for stem in sorted(shards)]
+    for words in _WORDS[split]:
+        shards: dict[Path, Path] = {}
+        for suffix in (".tar", ".tar.gz", ".tgz"):
+            for path in [*root.glob(f"*{suffix}"), *root.glob(f"*/*{suffix}")]:
+                # A shard of the root is told by its own name, one further below by its folder's.
+                told = path.name.removesuffix(suffix) if path.parent == root else path.parent.name
+                if set(re.split(r"[^a-z]+", told.lower())) & set(words):
+                    shards.setdefault(path.with_name(path.name.removesuffix(suffix)), path)
+        if shards:
+            return [shards[stem] for stem in sorted(shards)]
+    return []
 
 
 def open_shards(shards: list[Path], classes: list[str], prefix: str) -> Images:
@@ -62,7 +111,7 @@ def open_shards(shards: list[Path], classes: list[str], prefix: str) -> Images:
     Raises:
         FreqFormerError: a shard is damaged or incomplete, or the cache folder cannot be written.
     """
-    opened = [_open_shard(path) for path in shards]
+    opened = _open_all(shards)
     joined = {key: np.concatenate([index[key] for _, index in opened]) for key in opened[0][1]}
     low, high = joined["label"].min(), joined["label"].max()
     if low < 0 or high >= len(classes):
@@ -78,11 +127,18 @@ def open_shards(shards: list[Path], classes: list[str], prefix: str) -> Images:
         rows=np.arange(len(shard)),
         read=partial(_read, files, shard, joined["offset"], joined["size"], joined["key"], prefix),
         identify=partial(_identify, joined["key"], prefix),
+        root=str(opened[0][0].parent),
     )
 
 
+def _open_all(shards: list[Path]) -> list[tuple[Path, _Index]]:
+    """The plain tar and the index of each shard."""
+    progress = tqdm(shards, "indexing", unit=" shards", disable=None, delay=2, leave=False)
+    return [_open_shard(path) for path in progress]
+
+
 def _identify(keys: np.ndarray, prefix: str, row: int) -> str:
-    return f"{prefix}/{keys[row].decode()}"
+    return f"{prefix}/{os.fsdecode(keys[row])}"
 
 
 def _read(
@@ -94,11 +150,15 @@ def _read(
     prefix: str,
     row: int,
 ) -> Image.Image:
-    # Opened anew for each image: a kept handle would share its position between forked workers.
-    with open(files[shard[row]], "rb") as stream:
-        stream.seek(offsets[row])
-        content = stream.read(sizes[row])
-    return decode(content, _identify(keys, prefix, row))
+    name = _identify(keys, prefix, row)
+    try:
+        # Opened anew for each image: a kept handle would share its position between forked workers.
+        with open(files[shard[row]], "rb") as stream:
+            stream.seek(offsets[row])
+            content = stream.read(sizes[row])
+    except OSError as error:
+        raise UnreadableImage(name, f"{files[shard[row]]}: {error.strerror or error}") from error
+    return decode(content, name)
 
 
 def _open_shard(path: Path) -> tuple[Path, _Index]:
@@ -155,11 +215,13 @@ def _index(plain: Path, path: Path) -> _Index:
         with open(plain, "rb") as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 key, _, suffix = member.name.removeprefix("./").rpartition(".")
-                if not member.isfile():
+                # A link or a device has no contents of its own, and what it names is not followed. A sparse file's
+                # contents are not where tarfile says that they begin.
+                if not member.isreg() or member.issparse():
                     continue
                 if suffix.lower() in _IMAGE_SUFFIXES:
                     images[key] = (member.offset_data, member.size)
-                elif suffix == "cls" and (content := tar.extractfile(member)):
+                elif suffix.lower() == "cls" and (content := tar.extractfile(member)):
                     labels[key] = int(content.read())
             # tarfile takes an archive that was cut between two members for a whole one.
             stream.seek(-512, os.SEEK_END)
@@ -174,7 +236,7 @@ def _index(plain: Path, path: Path) -> _Index:
             f"the shard {path} has no pair of image and .cls for {unpaired[0]!r} ({len(unpaired)} such); write it again"
         )
     return {
-        "key": np.array([key.encode() for key in images]),
+        "key": np.array([os.fsencode(key) for key in images]),
         "offset": np.array([offset for offset, _ in images.values()], dtype=np.int64),
         "size": np.array([size for _, size in images.values()], dtype=np.int64),
         "label": np.array([labels[key] for key in images], dtype=np.int64),

@@ -1,12 +1,15 @@
 """Hands a run's samples to Lightning, from any step on."""
 
+import re
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import EpochBatchSampler
+from ..data import EpochBatchSampler, collate
 from ..errors import FreqFormerError
 from ..tasks import RunConfig
 from .processes import rank, world_size
@@ -44,7 +47,7 @@ class RunData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the current epoch that are still to come."""
-        return DataLoader(self.train, batch_sampler=self.sampler(), **worker_arguments(self.config.num_workers))
+        return DataLoader(self.train, batch_sampler=self.sampler(), **loader_arguments(self.config.num_workers))
 
     def val_dataloader(self) -> DataLoader:
         """This process's share of the validation split, in order."""
@@ -65,16 +68,47 @@ def evaluation_loader(samples: Dataset, batch_size: int, num_workers: int) -> Da
     if images < processes:
         raise FreqFormerError(f"{images} images are too few to evaluate in {processes} processes: use fewer")
     share = range(rank(), images, processes)
-    return DataLoader(samples, sampler=share, batch_size=batch_size, **worker_arguments(num_workers))
+    return DataLoader(samples, sampler=share, batch_size=batch_size, **loader_arguments(num_workers))
 
 
-def worker_arguments(num_workers: int) -> dict[str, Any]:
-    """A DataLoader's arguments for a number of worker processes."""
+def loader_arguments(num_workers: int) -> dict[str, Any]:
+    """A DataLoader's arguments: how samples become batches, in a number of worker processes."""
     return {
+        "collate_fn": collate,
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
         "worker_init_fn": _leave_interrupts_to_the_main_process,
     }
+
+
+@contextmanager
+def worker_deaths(then: str = "") -> Iterator[None]:
+    """Say in one line that a worker process died; see ``worker_died``."""
+    try:
+        yield
+    except RuntimeError as error:
+        died = worker_died(error, then)
+        if died is None:
+            raise
+        raise died from error
+
+
+def worker_died(error: BaseException, then: str = "") -> FreqFormerError | None:
+    """The error for people when an error of torch's says that a process that loads images died.
+
+    Args:
+        error: what was raised.
+        then: what more there is to do, such as "; continue with --resume".
+    """
+    found = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)(?: is killed by signal: ([\w ]+))?", str(error))
+    if not isinstance(error, RuntimeError) or found is None:
+        return None
+    signal_ = f" ({found[2].strip()})" if found[2] else ""
+    if "shared memory" in str(error):
+        advice = "its shared memory is full: lower --num-workers or --batch-size, or give more of it (/dev/shm)"
+    else:
+        advice = "most often because memory ran out: lower --num-workers, or give more memory"
+    return FreqFormerError(f"a process that loads images died{signal_}, {advice}{then}")
 
 
 def _leave_interrupts_to_the_main_process(_: int) -> None:

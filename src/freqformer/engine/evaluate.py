@@ -16,9 +16,10 @@ from ..data import open_images
 from ..errors import FreqFormerError
 from ..factory import load_classifier
 from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples, require, require_size
-from .datamodule import evaluation_loader
+from .bad_images import BadImages
+from .datamodule import evaluation_loader, worker_deaths
 from .lightning import progress_bars, quiet, resolve_precision, wrong_settings
-from .processes import on_first, together
+from .processes import gathered, on_first, together
 from .strategies import require_strategy, trainer_arguments
 
 
@@ -31,7 +32,8 @@ class EvaluationConfig:
     arch: str | None = None
     """The model's name; only bare weights need it."""
     data_set: str = "IMNET"
-    """IMNET or FOLDER (val/ of class folders), FASHION_MNIST, MNIST, CIFAR10, CIFAR100 or DIGITS."""
+    """IMNET or FOLDER (val/ of class folders), CARS, FLOWERS, PETS, INAT, INAT19, FGVC (JSON splits),
+    FASHION_MNIST, MNIST, CIFAR10, CIFAR100, WDS (tar shards), DIGITS, or hf:NAME (of Hugging Face, or hf:FOLDER)."""
     data_path: str | None = None
     """The folder the data set lies in."""
     input_size: int | tuple[int, int] | None = None
@@ -44,6 +46,8 @@ class EvaluationConfig:
     """Images per process and step."""
     num_workers: int = 2
     """Workers of each process that load images."""
+    max_bad_images: int = 100
+    """Images that cannot be read are left out and counted; more than this many stop the evaluation."""
     precision: str = "auto"
     """Lightning's value, such as 32-true or bf16-mixed; auto is bf16-mixed where the hardware has it."""
     accelerator: str = "auto"
@@ -66,7 +70,8 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
         config: what to evaluate, on which images.
 
     Returns:
-        ``top1`` and ``top5`` (shares), ``loss``, ``images``, ``seconds`` and ``images_per_second``.
+        ``top1`` and ``top5`` (shares), ``loss``, ``images`` (those that could be read), ``bad_images`` (those that
+        could not), ``seconds`` and ``images_per_second``.
 
     Raises:
         FreqFormerError: an unusable checkpoint or data set, or one with other classes.
@@ -78,6 +83,7 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
     require_strategy(config)
     require(config.batch_size >= 1, "--batch-size", "at least 1", config.batch_size)
     require(config.num_workers >= 0, "--num-workers", "0 or more", config.num_workers)
+    require(config.max_bad_images >= 0, "--max-bad-images", "0 or more", config.max_bad_images)
     require(config.crop_pct is None or 0 < config.crop_pct <= 1, "--crop-pct", "above 0, at most 1", config.crop_pct)
     require_size(config.input_size)
     if config.per_class is not None and not Path(config.per_class).parent.is_dir():
@@ -98,7 +104,9 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
         )
     task = Classification(ClassificationConfig(), model=model, label_names=images.classes)
     loader = evaluation_loader(evaluation_samples(model, images), config.batch_size, config.num_workers)
-    figures = validate(task, loader, config.precision, config.accelerator, config.strategy)
+    bad = BadImages(config.max_bad_images)
+    with worker_deaths():
+        figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
     if config.per_class is not None:
         path = Path(config.per_class)
         on_first(lambda: _write_csv(path, task.per_class()))
@@ -106,13 +114,29 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
 
 def validate(
-    task: Task, loader: DataLoader, precision: str, accelerator: str, strategy: str = "auto"
+    task: Task,
+    loader: DataLoader,
+    precision: str,
+    accelerator: str,
+    strategy: str = "auto",
+    bad: BadImages | None = None,
 ) -> dict[str, Any]:
     """Evaluate a task on a loader, which has this process's share of the images.
 
+    Args:
+        task: what is evaluated.
+        loader: batches, as ``evaluation_loader`` makes them.
+        precision, accelerator: Lightning's values, or "auto".
+        bad: counts the images that cannot be read; by default none may.
+
     Returns:
-        The task's metrics without their ``val/``, and ``images``, ``seconds`` and ``images_per_second``.
+        The task's metrics without their ``val/``, and ``images`` (those that could be read), ``bad_images``,
+        ``seconds`` and ``images_per_second``.
+
+    Raises:
+        FreqFormerError: too many images, or all of them, cannot be read.
     """
+    bad = BadImages(0) if bad is None else bad
     bars = progress_bars()
     with quiet():
         with wrong_settings():
@@ -120,7 +144,7 @@ def validate(
                 **trainer_arguments(accelerator, strategy),
                 precision=resolve_precision(precision, accelerator),  # type: ignore[arg-type]
                 logger=False,
-                callbacks=bars,
+                callbacks=[*bars, bad],
                 enable_progress_bar=bool(bars),
                 enable_model_summary=False,
                 enable_checkpointing=False,
@@ -133,10 +157,14 @@ def validate(
             # Lightning's answer to Ctrl-C.
             raise KeyboardInterrupt from error
         seconds = time.monotonic() - started
-    images = len(loader.dataset)  # type: ignore[arg-type]
+    left_out = sum(gathered(bad.left_out))
+    images = len(loader.dataset) - left_out  # type: ignore[arg-type]
+    if images == 0:
+        raise FreqFormerError(f"there is nothing to evaluate: {bad.summary()}")
     return {
         **{name.removeprefix("val/"): float(value) for name, value in metrics.items()},
         "images": images,
+        "bad_images": left_out,
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 1),
     }
@@ -144,7 +172,8 @@ def validate(
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     def write(target: Path) -> None:
-        with target.open("w", newline="") as file:
+        # A folder's name may be bytes that are no text; they are written as they are.
+        with target.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             writer = csv.DictWriter(file, rows[0].keys())
             writer.writeheader()
             writer.writerows(rows)

@@ -18,8 +18,9 @@ from ..data import mix
 from ..errors import FreqFormerError
 from ..launchers import only_the_first_complains, restarts
 from ..tasks import RunConfig, Task
+from .bad_images import BadImages
 from .callbacks import BestModel, Record, write_metrics
-from .datamodule import RunData
+from .datamodule import RunData, worker_deaths
 from .evaluate import validate
 from .failures import NonFiniteLoss, explained
 from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision, wrong_settings
@@ -83,7 +84,8 @@ def _run(config: RunConfig) -> dict[str, Any]:
     record = Record(folder)
     keep = KeepEpochs(folder, config.average_checkpoints)
     stop = StopOnSignal(last_checkpoint(folder))
-    own: list[Callback] = [position, record, NonFiniteLoss(folder, config.skip_nan), best, keep, stop]
+    bad = BadImages(config.max_bad_images, folder)
+    own: list[Callback] = [bad, position, record, NonFiniteLoss(folder, config.skip_nan), best, keep, stop]
     if config.save_every_minutes is not None:
         own.append(SaveByTheClock(last_checkpoint(folder), config.save_every_minutes))
     with quiet(), wrong_settings():
@@ -94,26 +96,33 @@ def _run(config: RunConfig) -> dict[str, Any]:
     if rank() == 0:
         print(_summary(task, data, trainer, folder), flush=True)
     started = time.monotonic()
-    with stop.watching(), quiet(), explained(config, folder):
+    with stop.watching(), quiet(), explained(config, folder), worker_deaths("; continue with --resume"):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         seconds = round(time.monotonic() - started, 2)
         on_first(best.export)
         if config.average_checkpoints:
             on_first(lambda: keep.average(task, config.all_epochs(), folder / AVERAGE_WEIGHTS))
-        figures = {}
-        # The best epoch comes last: what is drawn is drawn of it.
-        kept = {
-            **({"raw": RAW_WEIGHTS} if config.model_ema else {}),
-            **({"average": AVERAGE_WEIGHTS} if config.average_checkpoints else {}),
-            "best": WEIGHTS_FILE,
-        }
-        for name, weights in kept.items():
-            load_whole(task.model, read_weights(folder / weights))
-            loader = data.val_dataloader()
-            figures[name] = validate(task, loader, config.precision, config.accelerator, config.strategy)
+        figures = _evaluate_kept(config, folder, task, data, bad)
     metrics = {"epochs": record.history, **figures, "train_seconds": seconds}
-    on_first(lambda: _finish(task, folder, metrics))
+    on_first(lambda: _finish(task, folder, metrics, bad))
     return metrics
+
+
+def _evaluate_kept(
+    config: RunConfig, folder: Path, task: Task, data: RunData, bad: BadImages
+) -> dict[str, dict[str, Any]]:
+    """The figures of each set of weights that the run leaves; the best epoch's come last, and are what is drawn."""
+    kept = {
+        **({"raw": RAW_WEIGHTS} if config.model_ema else {}),
+        **({"average": AVERAGE_WEIGHTS} if config.average_checkpoints else {}),
+        "best": WEIGHTS_FILE,
+    }
+    figures = {}
+    for name, weights in kept.items():
+        load_whole(task.model, read_weights(folder / weights))
+        loader = data.val_dataloader()
+        figures[name] = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
+    return figures
 
 
 def _where_to_start(config: RunConfig, folder: Path) -> tuple[RunConfig, Path | None, dict[str, Any] | None]:
@@ -162,7 +171,9 @@ def _parameters(task: Task) -> int:
     return sum(parameter.numel() for parameter in task.model.parameters())
 
 
-def _finish(task: Task, folder: Path, metrics: dict[str, Any]) -> None:
+def _finish(task: Task, folder: Path, metrics: dict[str, Any], bad: BadImages) -> None:
+    if skipped := bad.summary():
+        print(skipped, flush=True)
     task.draw(folder)
     write_metrics(folder, metrics)
 

@@ -22,6 +22,7 @@ _OWN = (
     METRICS,
     CHECKPOINTS,
     LOGS,
+    "bad_images.csv",
     "curves.png",
     "confusion.png",
     "per_class.csv",

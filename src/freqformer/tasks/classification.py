@@ -1,5 +1,6 @@
 """Image classification."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,8 @@ class ClassificationConfig(RunConfig):
     model_args: dict[str, Any] = field(default_factory=dict)
     """Further keywords of the model, such as num_heads or spectral_depth."""
     data_set: str = "IMNET"
-    """IMNET or FOLDER (train/ and val/ of class folders), FASHION_MNIST, MNIST, CIFAR10, CIFAR100 or DIGITS."""
+    """IMNET or FOLDER (train/ and val/ of class folders), CARS, FLOWERS, PETS, INAT, INAT19, FGVC (JSON splits),
+    FASHION_MNIST, MNIST, CIFAR10, CIFAR100, WDS (tar shards), DIGITS, or hf:NAME (of Hugging Face, or hf:FOLDER)."""
     data_path: str | None = None
     """The folder the data set lies in."""
     input_size: int | tuple[int, int] | None = None
@@ -176,7 +178,9 @@ class ClassificationConfig(RunConfig):
 
     def default_output_dir(self) -> str:
         """The run's folder when none is named."""
-        return f"runs/{canonical_name(self.arch)}-{self.data_set.lower()}"
+        # A Hugging Face data set has a slash in its name, or is a folder.
+        data = re.sub(r"[^\w.-]+", "-", self.data_set.lower()).strip("-")
+        return f"runs/{canonical_name(self.arch)}-{data}"
 
 
 class Classification(Task):
@@ -246,6 +250,8 @@ class Classification(Task):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch."""
         image, target = _unpack(batch)
+        if len(target) == 0:  # None of its images could be read.
+            return
         logits = self.model(image).float()
         self.val_loss.update(F.cross_entropy(logits, target, reduction="none"))
         self.val_metrics.update(logits, target)

@@ -73,6 +73,8 @@ class RunConfig:
     """How often an epoch takes an image, augmented anew each time; its steps stay, so it sees fewer images."""
     num_workers: int = 2
     """Processes that load images."""
+    max_bad_images: int = 100
+    """Images that cannot be read are skipped and listed in bad_images.csv; more than this many stop the run."""
     seed: int = 0
     """All randomness is a function of it."""
     deterministic: bool = False
@@ -131,6 +133,7 @@ class RunConfig:
         require(0 < self.decay_rate <= 1, "--decay-rate", "above 0, at most 1", self.decay_rate)
         require(self.aug_repeats >= 1, "--aug-repeats", "at least 1", self.aug_repeats)
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
+        require(self.max_bad_images >= 0, "--max-bad-images", "0 or more", self.max_bad_images)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
         for name in ("lr", "min_lr", "warmup_lr", "weight_decay", "momentum"):
             require(getattr(self, name) >= 0, f"--{name.replace('_', '-')}", "0 or more", getattr(self, name))

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from ..data import printable
+
 
 def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> None:
     """Draw a confusion matrix as shares of the true class.
@@ -15,6 +17,8 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str], path: Path) -> None
         names: the classes' names, in order.
         path: the PNG to write.
     """
+    # A folder's name may hold what no font has, and dollars would be read as mathematics.
+    names = [printable(name).replace("$", r"\$") for name in names]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(14.0, 3 + 0.45 * len(names))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
