@@ -10,7 +10,7 @@ import yaml
 
 from freqformer import FreqFormerError, create_model
 from freqformer.checkpoints import save_weights
-from freqformer.data.label_maps import write_map
+from freqformer.data.label_maps import Description, write_map
 from freqformer.engine import recipe_config, run
 from freqformer.engine.recipes import RECIPES, get_recipe
 from freqformer.models import canonical_name, model_names
@@ -136,6 +136,7 @@ def check_tiny_run(class_folders, tmp_path):
 
 def write_maps(root, folder):
     """Maps of the classes' own names, for every training image."""
+    Description("a teacher", "its weights", num_classes=3, top_k=1, grid=[2, 2], input_size=[32, 32]).write(folder)
     for target, label in enumerate(sorted(path.name for path in (root / "train").iterdir())):
         for image in (root / "train" / label).iterdir():
             best = torch.full((1, 2, 2), target)
