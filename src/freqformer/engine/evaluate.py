@@ -137,8 +137,6 @@ def validate(
             raise KeyboardInterrupt from error
         seconds = time.monotonic() - started
     images = len(loader.dataset) - bad.left_out  # type: ignore[arg-type]
-    if images == 0:
-        raise FreqFormerError(f"there is nothing to evaluate: {bad.summary()}")
     return {
         **{name.removeprefix("val/"): float(value) for name, value in metrics.items()},
         "images": images,
