@@ -151,14 +151,17 @@ def test_an_evaluation_has_its_limit(refused, settings, data, tmp_path):
     for path in (data / "val").rglob("*.png"):
         if path.is_file():
             path.write_text("no image")
-    assert "nothing to evaluate" in refused(*flags)
+    assert "none of the images to evaluate on can be read" in refused(*flags)
 
 
-def test_a_split_of_nothing_but_bad_images(refused, words, flags, data, tmp_path):
-    for path in (data / "train").rglob("*.png"):
+@pytest.mark.parametrize(
+    ("split", "said"), [("train", "none of a batch's images can be read"), ("val", "none of the images to evaluate on")]
+)
+def test_a_split_of_nothing_but_bad_images(refused, words, flags, data, tmp_path, split, said):
+    for path in (data / split).rglob("*.png"):
         if path.is_file():
             path.write_text("no image")
-    assert "none of a batch's images can be read" in refused(*words(tmp_path / "run", *flags))
+    assert said in refused(*words(tmp_path / "run", *flags))
 
 
 def test_class_names_that_are_no_text(command, words, tmp_path):

@@ -33,6 +33,7 @@ class BadImages(Callback):
         self._mended: set[str] = set()
         self.left_out = 0
         """Images that the last evaluation did without, in this process."""
+        self._evaluated = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count what an interrupted run has found, but for the images that can be read by now."""
@@ -52,15 +53,22 @@ class BadImages(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count what this evaluation does without."""
-        self.left_out = 0
+        self.left_out, self._evaluated = 0, False
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Count a batch's bad images."""
-        if bad := _bad(batch):
+        bad = _bad(batch)
+        self._evaluated |= not bad or len(batch["target"]) > 0
+        if bad:
             self.left_out += len(bad)
             self._add(bad, "val", trainer.val_dataloaders)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Without a single image there are no figures."""
+        if not self._evaluated:
+            raise FreqFormerError(f"none of the images to evaluate on can be read, the first is {self._first()}")
 
     def summary(self) -> str | None:
         """A line about what was skipped, if anything was."""
@@ -73,7 +81,8 @@ class BadImages(Callback):
         if all(name in self.names for name, _ in bad):
             return
         # Not one bad image but all: listed they would stand in the way of the resumed run.
-        _require_folder(getattr(getattr(loader, "dataset", None), "root", None))
+        then = "try again" if self.file is None else "continue with --resume"
+        _require_folder(getattr(getattr(loader, "dataset", None), "root", None), then)
         self._read()
         new = {name: reason for name, reason in bad if name not in self.names}
         self._mended -= new.keys()
@@ -134,7 +143,7 @@ def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
-def _require_folder(root: str | None) -> None:
+def _require_folder(root: str | None, then: str) -> None:
     """Refuse to call images bad whose folder is gone; where a disk was mounted an empty folder stays."""
     if root is None:
         return
@@ -145,4 +154,4 @@ def _require_folder(root: str | None) -> None:
         what = "is empty"
     except OSError as error:
         what = "is gone" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-    raise FreqFormerError(f"the folder {printable(root)} {what}; continue with --resume once it is back")
+    raise FreqFormerError(f"the folder {printable(root)} {what}; {then} once it is back")

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import count
 from typing import Any, ClassVar
 
@@ -61,12 +60,14 @@ class LoaderBenchmark(Benchmark):
         """Time the model, or the loader with a number of workers; neither runs while the other is timed."""
         if case == _MODEL:
             task, self._samples, _ = self._config().build()
+            # Refuses a split smaller than a batch before the model is timed on one.
+            self._batches = _Endless(len(self._samples), self.batch_size)
             self._size = task.model.pretrained_cfg["input_size"][-1]
             seconds = self._model()
             self._model_rate = self.batch_size / seconds.median
             yield self._row({"part": _MODEL, "compiled": self.compile}, seconds)
         else:
-            seconds = _per_batch(self._samples, self.batch_size, int(case), self.rounds, self.warmup)
+            seconds = _per_batch(self._samples, self._batches, int(case), self.rounds, self.warmup)
             row = self._row({"part": "loader", "num_workers": case}, seconds)
             row["result"]["loader_over_model"] = rounded(self.batch_size / seconds.median / self._model_rate)
             yield row
@@ -126,22 +127,18 @@ class _Endless:
     """The batches of one epoch after another, so that no pause between epochs is timed."""
 
     def __init__(self, images: int, batch_size: int) -> None:
-        self.images, self.batch_size = images, batch_size
+        self._epoch = 0
+        self._sampler = EpochBatchSampler(images, batch_size, 0, lambda: (self._epoch, 0))
 
     def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        for epoch in count():
-            yield from EpochBatchSampler(self.images, self.batch_size, 0, partial(_start_of, epoch))
+        for self._epoch in count():
+            yield from self._sampler
 
 
-def _start_of(epoch: int) -> tuple[int, int]:
-    return epoch, 0
-
-
-def _per_batch(samples: Samples, batch_size: int, workers: int, rounds: int, warmup: int) -> Spread:
+def _per_batch(samples: Samples, endless: Any, workers: int, rounds: int, warmup: int) -> Spread:
     """Seconds that a batch takes when nothing waits for anything else."""
     arguments = {**loader_arguments(workers), "persistent_workers": False}
-    sampler: Any = _Endless(len(samples), batch_size)
-    batches = iter(DataLoader(samples, batch_sampler=sampler, **arguments))
+    batches = iter(DataLoader(samples, batch_sampler=endless, **arguments))
     # Workers hand their batches over in turns: of a sample each has one. Those that wait already are not counted.
     together = max(1, workers)
     for _ in range(warmup + 2 * workers):
