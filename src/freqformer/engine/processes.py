@@ -209,7 +209,9 @@ def _launched(work: Callable[[C], T], config: C, here: Place) -> T:
     context = get_context("spawn")
     others = [
         context.Process(
-            target=_start, args=(work, config, replace(here, rank=here.rank + local, local_rank=local)), name=str(local)
+            target=_start,
+            args=(work, config, replace(here, rank=here.rank + local, local_rank=local)),
+            name=str(here.rank + local),
         )
         for local in range(1, here.local_size)
     ]
@@ -242,7 +244,7 @@ def _joined(here: Place, store: TCPStore, accelerator: str, others: Sequence[Spa
     global _here, _control
     table = _own_part(store)
     threads, first_rank = torch.get_num_threads(), rank_zero_only.rank  # type: ignore[attr-defined]
-    done = threading.Event()
+    done, failed = threading.Event(), False
     try:
         _meet(here, table, others)
         threading.Thread(target=_watch, args=(here, done, others), daemon=True).start()
@@ -260,6 +262,7 @@ def _joined(here: Place, store: TCPStore, accelerator: str, others: Sequence[Spa
         # Process 0 keeps the table: nobody leaves before the others are through.
         largest(0)
     except BaseException as error:
+        failed = True
         cause = _cause(error, here, table, others)
         if cause is error:
             raise
@@ -271,6 +274,8 @@ def _joined(here: Place, store: TCPStore, accelerator: str, others: Sequence[Spa
         torch.set_num_threads(threads)
         if dist.is_initialized():
             dist.destroy_process_group()
+        if failed:
+            _let_read(here, table)
 
 
 def _own_part(store: Store) -> Store:
@@ -301,24 +306,38 @@ def _meet(here: Place, table: Store, others: Sequence[SpawnProcess]) -> None:
 
 def _cause(error: BaseException, here: Place, table: Store, others: Sequence[SpawnProcess]) -> BaseException:
     """What this process is to raise: its own error if that was the first of all, else the first, or silence."""
-    ours = not isinstance(error, SaidElsewhere) and not _is_loss(error)
+    ours = not _is_loss(error)
     try:
+        if isinstance(error, SaidElsewhere):
+            table.add("informed", 1)
+            return error
         if not ours:
             # A process that fails says so before it closes its connections; one that was killed says nothing.
-            error = _killed(here, others) or error
+            error = _killed(here, others)
         if table.add("failures", 1) == 1:
             table.set("first", _portable(error))  # type: ignore[arg-type]
             return error
         first, trace = pickle.loads(table.get("first"))
+        table.add("informed", 1)
     except RuntimeError:
-        # The table is gone, and with it the process that kept it.
-        return error if ours or here.launcher == "freqformer" else SaidElsewhere(1)
+        # The table is gone, and with it the process that kept it: process 0, and it has said nothing.
+        return error if isinstance(error, SaidElsewhere) or ours or here.rank == 1 else SaidElsewhere(1)
     if here.launcher != "freqformer":
         return SaidElsewhere(_exit_code(first))
     if ours and here.local_rank == 0:
         return error
     first.__cause__ = RuntimeError(f"in another process:\n{trace}")
     return first
+
+
+def _let_read(here: Place, table: Store) -> None:
+    """Keep the table for a moment, so that the others can read why they are to end."""
+    until = time.monotonic() + 2
+    try:
+        while here.rank == 0 and table.add("informed", 0) < here.size - 1 and time.monotonic() < until:
+            time.sleep(0.02)
+    except RuntimeError:
+        return
 
 
 def _is_loss(error: BaseException) -> bool:
@@ -330,9 +349,12 @@ def _is_loss(error: BaseException) -> bool:
 
 
 def _killed(here: Place, others: Sequence[SpawnProcess]) -> FreqFormerError:
-    if others:
-        wait([process.sentinel for process in others], timeout=_GRACE / 2)
+    """What to say when a connection broke and no process has said why."""
+    ended = wait([process.sentinel for process in others], timeout=_GRACE / 2) if others else []
     for process in others:
+        if process.sentinel in ended:
+            # A process's connections are closed a moment before it has its exit code.
+            process.join(_GRACE / 2)
         if process.exitcode is not None and process.exitcode < 0:
             return _lost(f"process {process.name} of {here.size} was ended by {signal.Signals(-process.exitcode).name}")
     return _lost(f"process {here.rank} of {here.size} has lost another one, which was ended without a word")
