@@ -54,6 +54,7 @@ def resumed(tiny, signal_at, folder, step, **changes):
     return run(tiny(folder, resume=RESUME_LAST, **changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("technique", ["token labels", "label maps", "distillation", "repeats", "on device"])
 def test_a_run_is_resumed_bit_for_bit(tiny, tmp_path, signal_at, left_behind, maps, teacher, technique):
     changes = {
@@ -70,6 +71,7 @@ def test_a_run_is_resumed_bit_for_bit(tiny, tmp_path, signal_at, left_behind, ma
     assert [name for name in left if left[name] != right[name]] == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_knows_nothing_of_the_teacher(tiny, tmp_path, teacher):
     settings = {"epochs": 1, "limit_train": 32}
     run(tiny(tmp_path / "taught", **settings, **teacher))
