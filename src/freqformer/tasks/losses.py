@@ -88,15 +88,11 @@ class TokenLabels:
         cls_weight: weight of the whole image's cross-entropy.
         dense_weight: weight of the tokens'.
         smoothing: label smoothing of both.
-        compile: whether the network is to be compiled.
     """
 
-    def __init__(
-        self, num_classes: int, cls_weight: float, dense_weight: float, smoothing: float, *, compile: bool = False
-    ) -> None:
+    def __init__(self, num_classes: int, cls_weight: float, dense_weight: float, smoothing: float) -> None:
         self.num_classes, self.smoothing = num_classes, smoothing
         self.cls_weight, self.dense_weight = cls_weight, dense_weight
-        self.scores = torch.compile(scores) if compile else scores
 
     def __call__(self, model: SpectralNet, image: Tensor, target: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch; it draws the box from torch's CPU generator."""
@@ -109,18 +105,13 @@ class TokenLabels:
         else:
             target = target if target.ndim == 2 else F.one_hot(target, self.num_classes).float()
             tokens_target = target[:, :, None, None].expand(-1, -1, *grids[-1])
-        logits, tokens = self.scores(model, image, _enlarged(swap, grids))
+        logits, tokens = model(image, _enlarged(swap, grids), return_tokens=True)
         own = 1 - swap.float().mean()
         mixed = own * target + (1 - own) * target.flip(0)
         tokens = torch.where(swap[..., None], tokens.flip(0), tokens).permute(0, 3, 1, 2)
         whole = F.cross_entropy(logits, mixed, label_smoothing=self.smoothing)
         dense = F.cross_entropy(tokens, tokens_target, label_smoothing=self.smoothing)
         return self.cls_weight * whole + self.dense_weight * dense
-
-
-def scores(model: SpectralNet, image: Tensor, swap: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of the images (B, classes) and of their tokens (B, H, W, classes), with some tokens swapped."""
-    return model.forward_head(model.forward_features(image, swap), return_tokens=True)
 
 
 def draw_box(grid: tuple[int, int]) -> Tensor:
