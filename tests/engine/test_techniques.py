@@ -143,37 +143,16 @@ def test_the_papers_flags_are_understood(command, words, tmp_path, maps):
 @pytest.mark.slow
 def test_a_pyramid_learns_from_the_maps_of_a_teacher_that_was_trained_here(command, class_folders, tmp_path):
     """The commands in a row: train a teacher, let it label, train on its labels, evaluate."""
-    data = ["--data-set", "FOLDER", "--data-path", class_folders()]
-    size = [*data, "--input-size", "64", "--batch-size", "6", "--num-workers", "0"]
-    size += ["--accelerator", "cpu", "--epochs", "1"]
+    data = ["--data-set", "FOLDER", "--data-path", class_folders(), "--num-workers", "0"]
+    training = [*data, "--input-size", "64", "--batch-size", "6", "--accelerator", "cpu", "--epochs", "1"]
+    teacher = ["--teacher-model", "test_gfnet", "--teacher-path", tmp_path / "teacher"]
+    student = [*training, "--arch", "test_freqformer_h", "--train-interpolation", "random"]
+    maps = tmp_path / "maps"
     runs = [
-        ["train", *size, "--arch", "test_gfnet", "--output-dir", tmp_path / "teacher"],
-        [
-            "labelmaps",
-            *size[:6],
-            "--num-workers",
-            "0",
-            "--device",
-            "cpu",
-            "--top-k",
-            "2",
-            "--output-dir",
-            tmp_path / "maps",
-        ]
-        + ["--teacher-model", "test_gfnet", "--teacher-path", tmp_path / "teacher"],
-        ["train", *size, "--arch", "test_freqformer_h", "--output-dir", tmp_path / "run", "--token-label"]
-        + ["--token-label-data", tmp_path / "maps", "--train-interpolation", "random"],
-        [
-            "train",
-            *size,
-            "--arch",
-            "test_freqformer_h",
-            "--output-dir",
-            tmp_path / "taught",
-            "--distillation-type",
-            "hard",
-        ]
-        + ["--teacher-model", "test_gfnet", "--teacher-path", tmp_path / "teacher"],
+        ["train", *training, "--arch", "test_gfnet", "--output-dir", tmp_path / "teacher"],
+        ["labelmaps", *data, *teacher, "--device", "cpu", "--top-k", "2", "--output-dir", maps],
+        ["train", *student, "--token-label", "--token-label-data", maps, "--output-dir", tmp_path / "run"],
+        ["train", *student, *teacher, "--distillation-type", "hard", "--output-dir", tmp_path / "taught"],
     ]
     for run_ in runs:
         answer = command(*run_)

@@ -146,9 +146,21 @@ class SpectralNet(nn.Module):
         tokens = self.token_head(self.norm(x))
         return (logits, tokens) if return_tokens else logits + 0.5 * tokens.amax(dim=(1, 2))
 
-    def forward(self, x: Tensor, swap: Tensor | None = None, return_tokens: bool = False) -> Any:
-        """Images (B, in_chans, H, W) to logits (B, classes); see the other two for what else may be asked for."""
-        return self.forward_head(self.forward_features(x, swap), return_tokens=return_tokens)
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to logits (B, classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_tokens(self, x: Tensor, swap: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, in_chans, H, W) to their logits (B, classes) and their tokens' (B, H', W', classes).
+
+        Args:
+            x: images.
+            swap: see ``forward_features``.
+
+        Raises:
+            ValueError: the model was made without ``token_label``.
+        """
+        return self.forward_head(self.forward_features(x, swap), return_tokens=True)
 
     def forward_intermediates(
         self,

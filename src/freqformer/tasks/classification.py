@@ -345,7 +345,8 @@ def _device_augmentation(config: ClassificationConfig, model: Classifier) -> Dev
 def _criterion(config: ClassificationConfig, model: SpectralNet) -> Criterion:
     if config.token_label:
         require_token_grid(model, config.token_label_size)
-        return TokenLabels(model.num_classes, config.cls_weight, config.dense_weight, config.smoothing)
+        weights = config.cls_weight, config.dense_weight
+        return TokenLabels(model.num_classes, *weights, config.smoothing, compile=config.compile)
     if config.distillation_type == "none":
         return CrossEntropy(config.smoothing)
     assert config.teacher_model is not None
