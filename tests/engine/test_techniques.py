@@ -54,6 +54,7 @@ def resumed(tiny, signal_at, folder, step, **changes):
     return run(tiny(folder, resume=RESUME_LAST, **changes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("technique", ["token labels", "label maps", "distillation", "repeats", "on device"])
 def test_a_run_is_resumed_bit_for_bit(tiny, tmp_path, signal_at, left_behind, maps, teacher, technique):
     changes = {
@@ -70,6 +71,7 @@ def test_a_run_is_resumed_bit_for_bit(tiny, tmp_path, signal_at, left_behind, ma
     assert [name for name in left if left[name] != right[name]] == []
 
 
+@pytest.mark.slow
 def test_a_checkpoint_knows_nothing_of_the_teacher(tiny, tmp_path, teacher):
     settings = {"epochs": 1, "limit_train": 32}
     run(tiny(tmp_path / "taught", **settings, **teacher))
@@ -136,3 +138,23 @@ def test_the_papers_flags_are_understood(command, words, tmp_path, maps):
     assert answer.code == 0, answer
     rows = json.loads((tmp_path / "run/metrics.json").read_text())["epochs"]
     assert rows[0]["train/loss"] > 0
+
+
+@pytest.mark.slow
+def test_a_pyramid_learns_from_the_maps_of_a_teacher_that_was_trained_here(command, class_folders, tmp_path):
+    """The commands in a row: train a teacher, let it label, train on its labels, evaluate."""
+    data = ["--data-set", "FOLDER", "--data-path", class_folders(), "--num-workers", "0"]
+    training = [*data, "--input-size", "64", "--batch-size", "6", "--accelerator", "cpu", "--epochs", "1"]
+    teacher = ["--teacher-model", "test_gfnet", "--teacher-path", tmp_path / "teacher"]
+    student = [*training, "--arch", "test_freqformer_h", "--train-interpolation", "random"]
+    maps = tmp_path / "maps"
+    runs = [
+        ["train", *training, "--arch", "test_gfnet", "--output-dir", tmp_path / "teacher"],
+        ["labelmaps", *data, *teacher, "--device", "cpu", "--top-k", "2", "--output-dir", maps],
+        ["train", *student, "--token-label", "--token-label-data", maps, "--output-dir", tmp_path / "run"],
+        ["train", *student, *teacher, "--distillation-type", "hard", "--output-dir", tmp_path / "taught"],
+    ]
+    for run_ in runs:
+        answer = command(*run_)
+        assert answer.code == 0, answer
+    assert len(list((tmp_path / "maps/train").rglob("*.safetensors"))) == 18

@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from torch._dynamo.utils import counters
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from freqformer import FreqFormerError
 from freqformer.factory import create_model
+from freqformer.layers import Block
 from freqformer.tasks import Classification, ClassificationConfig
 from freqformer.tasks.losses import TokenLabels, draw_box, hard_distillation, soft_distillation
 
@@ -180,6 +185,56 @@ def test_token_labels_go_with_mixup_unless_there_are_maps(tmp_path):
     plain = Classification(config(arch="test_freqformer_h", input_size=64), num_classes=3, model=task.model)
     image = torch.randn(2, 3, 64, 64)
     assert torch.equal(plain.eval()(image), task.eval()(image))  # nothing of it in evaluation
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("technique", ["token labels", "distillation"])
+def test_a_sharded_network_has_the_same_loss_and_gradients(process_group, teacher, technique):
+    changes = {
+        "token labels": {"arch": "test_spectformer_h", "token_label": True, "input_size": 128},
+        "distillation": {**teacher, "distillation_type": "soft"},
+    }[technique]
+    size = changes.get("input_size", 32)
+    batch = torch.randn(3, 3, size, size), torch.arange(3)
+    results = []
+    for sharded in (False, True):
+        torch.manual_seed(0)
+        task = Classification(config(**changes, **OFF, drop_path=0.0), num_classes=3)
+        if sharded:
+            for module in [module for module in task.model.modules() if isinstance(module, Block)]:
+                fully_shard(module, mesh=init_device_mesh("cpu", (1,)))
+            fully_shard(task.model, mesh=init_device_mesh("cpu", (1,)))
+        torch.manual_seed(1)
+        loss = task.loss(batch)
+        loss.backward()
+        grads = [p.grad.full_tensor() if sharded else p.grad for p in task.model.parameters()]
+        results.append([loss.detach(), *grads])
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_has_one_graph_for_every_box():
+    torch._dynamo.reset()
+    counters.clear()
+    losses = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        settings = {"arch": "test_spectformer_h", "token_label": True, "input_size": 128, "drop_path": 0.0, **OFF}
+        task = Classification(config(**settings), num_classes=3)
+        if compiled:
+            task.criterion.forward = torch.compile(task.model.forward_tokens, backend="eager")
+        for seed in range(4):
+            torch.manual_seed(seed)
+            losses.append(task.loss((torch.randn(4, 3, 128, 128), torch.arange(4) % 3)).item())
+    assert counters["stats"]["unique_graphs"] == 1
+    assert losses[4:] == pytest.approx(losses[:4], rel=1e-5)
+    assert len(set(losses)) > 3
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,18 @@ class SpectralNet(nn.Module):
         """Images (B, in_chans, H, W) to logits (B, classes)."""
         return self.forward_head(self.forward_features(x))
 
+    def forward_tokens(self, x: Tensor, swap: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images (B, in_chans, H, W) to their logits (B, classes) and their tokens' (B, H', W', classes).
+
+        Args:
+            x: images.
+            swap: see ``forward_features``.
+
+        Raises:
+            ValueError: the model was made without ``token_label``.
+        """
+        return self.forward_head(self.forward_features(x, swap), return_tokens=True)
+
     def forward_intermediates(
         self,
         x: Tensor,

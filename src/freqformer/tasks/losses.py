@@ -88,18 +88,25 @@ class TokenLabels:
         cls_weight: weight of the whole image's cross-entropy.
         dense_weight: weight of the tokens'.
         smoothing: label smoothing of both.
-        compile: whether the network is to be compiled.
+        compile: whether to compile the network; its own compiled call gives no tokens.
     """
 
     def __init__(
         self, num_classes: int, cls_weight: float, dense_weight: float, smoothing: float, *, compile: bool = False
     ) -> None:
-        self.num_classes, self.smoothing = num_classes, smoothing
+        self.num_classes, self.smoothing, self.compile = num_classes, smoothing, compile
+        self.forward: Callable[..., tuple[Tensor, Tensor]] | None = None
         self.cls_weight, self.dense_weight = cls_weight, dense_weight
-        self.scores = torch.compile(scores) if compile else scores
 
     def __call__(self, model: SpectralNet, image: Tensor, target: Tensor, batch: Batch) -> Tensor:
         """The loss of a batch; it draws the box from torch's CPU generator."""
+        if self.forward is None:
+            from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+            # A network that is sharded gathers its parameters for calls that it knows of.
+            if isinstance(model, FSDPModule):
+                register_fsdp_forward_method(model, "forward_tokens")
+            self.forward = torch.compile(model.forward_tokens) if self.compile else model.forward_tokens
         grids = model.grids((image.shape[2], image.shape[3]))
         swap = draw_box(grids[-1]).to(image.device)
         if "label_map" in batch:
@@ -109,18 +116,13 @@ class TokenLabels:
         else:
             target = target if target.ndim == 2 else F.one_hot(target, self.num_classes).float()
             tokens_target = target[:, :, None, None].expand(-1, -1, *grids[-1])
-        logits, tokens = self.scores(model, image, _enlarged(swap, grids))
+        logits, tokens = self.forward(image, _enlarged(swap, grids))
         own = 1 - swap.float().mean()
         mixed = own * target + (1 - own) * target.flip(0)
         tokens = torch.where(swap[..., None], tokens.flip(0), tokens).permute(0, 3, 1, 2)
         whole = F.cross_entropy(logits, mixed, label_smoothing=self.smoothing)
         dense = F.cross_entropy(tokens, tokens_target, label_smoothing=self.smoothing)
         return self.cls_weight * whole + self.dense_weight * dense
-
-
-def scores(model: SpectralNet, image: Tensor, swap: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of the images (B, classes) and of their tokens (B, H, W, classes), with some tokens swapped."""
-    return model.forward_head(model.forward_features(image, swap), return_tokens=True)
 
 
 def draw_box(grid: tuple[int, int]) -> Tensor:
