@@ -169,6 +169,7 @@ def _train(flags: "Flags", words: list[str]) -> int:
                 args = flags.parse(line.words, defaults=kept)
         if recipe is not None:
             fit_recipe(recipe, args)
+    _say(line.notes)
     if recipe is not None and _speaks():
         print(f"defaults of the recipe {recipe.name}: {_settings(recipe.settings, ', ')}", flush=True)
     del args["recipe"]
@@ -228,7 +229,9 @@ def _eval(flags: "Flags", words: list[str]) -> int:
     flags.fields(EvaluationConfig)
     flags.switch("json", "print one JSON object")
     with only_the_first_complains():
-        args = flags.parse(translate(words, idle=IDLE_IN_EVAL).words)
+        line = translate(words, idle=IDLE_IN_EVAL)
+        args = flags.parse(line.words)
+    _say(line.notes)
     as_json = args.pop("json")
     figures = evaluate(EvaluationConfig(**args))
     if not _speaks():
@@ -376,6 +379,11 @@ def _speaks() -> bool:
     """Whether this process prints the results, of those that a launcher started."""
     here = place()
     return here is None or here.rank == 0
+
+
+def _say(notes: list[str]) -> None:
+    for note in notes if _speaks() else ():
+        print(f"freqformer: {note}", file=sys.stderr)
 
 
 def _in_batches(paths: list[Path], size: int) -> Any:

@@ -4,7 +4,6 @@ Every flag of GFNet's, SpectFormer's and FreqFormer's ``main_*.py``, ``main_*_tr
 DFFormer's ``train.py`` (timm 0.5.4's) is a field of the config by its own name or stands in one of these tables.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,8 @@ SAME = {
     "--head-dropout": "--drop",
     "--device": "--accelerator",
     "--dr": "--decay-rate",
+    "--grad-accum-steps": "--accumulate",
+    "--update-freq": "--accumulate",
 }
 """Another name for the same flag."""
 
@@ -131,10 +132,12 @@ class Line:
     words: list[str]
     timm: bool
     """Whether it says ``--model``, as timm does, and so means timm's defaults."""
+    notes: list[str]
+    """Its flags that change nothing here, and why."""
 
 
 def translate(words: list[str], *, idle: dict[str, tuple[int, str]] | None = None) -> Line:
-    """Spell a command line as this package does; what changes nothing here is named on standard error.
+    """Spell a command line as this package does.
 
     Args:
         words: the command line after the command.
@@ -147,6 +150,7 @@ def translate(words: list[str], *, idle: dict[str, tuple[int, str]] | None = Non
     rest = [part for word in words for part in _short(word)]
     result: list[str] = []
     folder: dict[str, str] = {}
+    notes: list[str] = []
     timm = False
     while rest:
         word = rest.pop(0)
@@ -164,7 +168,7 @@ def translate(words: list[str], *, idle: dict[str, tuple[int, str]] | None = Non
             number, why = idle[flag]
             for _ in range(max(number, len(equals))):
                 _value(rest)
-            print(f"freqformer: {flag} changes nothing: {why}", file=sys.stderr)
+            notes.append(f"{flag} changes nothing: {why}")
         elif flag in _FOLDER:
             folder[flag] = _value(rest) or ""
         elif flag in MEANS and not equals:
@@ -177,7 +181,7 @@ def translate(words: list[str], *, idle: dict[str, tuple[int, str]] | None = Non
                 rest.pop(0)
     if folder and not any(word.partition("=")[0] in ("--output-dir", "--output_dir") for word in result):
         result += ["--output-dir", _folder(folder, result)]
-    return Line(result, timm)
+    return Line(result, timm, notes)
 
 
 def help_text() -> str:

@@ -252,7 +252,7 @@ def test_a_compiled_network_has_one_graph_for_every_box():
         ({"dense_weight": -1.0}, "--dense-weight must be 0"),
         ({"mixup_prob": 2.0}, "--mixup-prob must be between 0 and 1"),
         ({"mixup_switch_prob": -0.1}, "--mixup-switch-prob must be between 0 and 1"),
-        ({"aug_repeats": 0}, "--aug-repeats must be at least 1"),
+        ({"aug_repeats": -1}, "--aug-repeats must be 0 or more"),
         ({"remode": "noise"}, "--remode must be pixel, rand or const"),
         ({"recount": 0}, "--recount must be at least 1"),
         (

@@ -41,7 +41,7 @@ class RunData(LightningDataModule):
             lambda: divmod(self._batches_done(), len(sampler)),
             rank=rank(),
             world_size=world_size(),
-            repeats=self.config.aug_repeats,
+            repeats=max(1, self.config.aug_repeats),
         )
         return sampler
 

@@ -131,7 +131,7 @@ class RunConfig:
         require(self.cooldown_epochs >= 0, "--cooldown-epochs", "0 or more", self.cooldown_epochs)
         require(self.decay_epochs > 0, "--decay-epochs", "more than 0", self.decay_epochs)
         require(0 < self.decay_rate <= 1, "--decay-rate", "above 0, at most 1", self.decay_rate)
-        require(self.aug_repeats >= 1, "--aug-repeats", "at least 1", self.aug_repeats)
+        require(self.aug_repeats >= 0, "--aug-repeats", "0 or more", self.aug_repeats)
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
         require(self.max_bad_images >= 0, "--max-bad-images", "0 or more", self.max_bad_images)
         require(self.seed >= 0, "--seed", "0 or more", self.seed)
