@@ -197,6 +197,11 @@ def test_two_processes_share_one_list(tmp_path):
         two._add([("e", "x")], "train", None)
 
 
+def test_a_list_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(FreqFormerError, match=r"^cannot write .*bad_images.csv: No such file.*--resume$"):
+        BadImages(4, tmp_path / "gone")._add([("a", "x")], "train", None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("when", "left"), [("training_step", "nothing"), ("validation_step", "an empty folder")])
 def test_data_that_vanish_are_named_and_the_run_resumes(settings, data, tmp_path, monkeypatch, left_behind, left, when):

@@ -117,12 +117,15 @@ class BadImages(Callback):
         if not self.file.exists():
             writer.writerow(_HEADER)
         writer.writerows(rows)
-        # In one write at the file's end: a kill loses nothing, and processes do not write into each other's lines.
-        handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            os.write(handle, text.getvalue().encode("utf-8", "surrogateescape"))
-        finally:
-            os.close(handle)
+            # In one write at the file's end: a kill loses nothing, and processes do not write into each other's lines.
+            handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(handle, text.getvalue().encode("utf-8", "surrogateescape"))
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise FreqFormerError(f"cannot write {self.file}: {error.strerror}; continue with --resume") from error
 
 
 def _is_readable(name: str) -> bool:
