@@ -43,7 +43,7 @@ class EvaluationConfig:
     batch_size: int = 128
     """Images per process and step."""
     num_workers: int = 2
-    """Workers of each process that load images."""
+    """Processes that load images."""
     precision: str = "auto"
     """Lightning's value, such as 32-true or bf16-mixed; auto is bf16-mixed where the hardware has it."""
     accelerator: str = "auto"
