@@ -31,6 +31,8 @@ _PATIENCE = timedelta(minutes=30)
 _GATHERING = 300.0
 # Seconds that a process has to notice by itself that another one has failed.
 _GRACE = 10.0
+# Seconds that a process has to end in order; PyTorch's loaders may wait 5 for each of theirs.
+_LEAVING = 30.0
 
 _ALONE = Place("nobody", 0, 1, 0, 1, 0, 1, None, 0)
 _here = _ALONE
@@ -221,7 +223,7 @@ def _launched(work: Callable[[C], T], config: C, here: Place) -> T:
         with _joined(here, store, config.accelerator, others):
             return work(config)
     finally:
-        until = time.monotonic() + _GRACE
+        until = time.monotonic() + _LEAVING
         for process in others:
             if process.pid is not None:
                 process.join(max(0.0, until - time.monotonic()))
