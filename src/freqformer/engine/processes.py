@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol, TypeVar
@@ -233,6 +233,8 @@ def _launched(work: Callable[[C], T], config: C, here: Place) -> T:
 
 def _start(work: Callable[[C], Any], config: C, here: Place) -> None:
     """What a started process does; the one that started it says what went wrong."""
+    # This process was spawned, since a fork would copy what threads hold; its loaders' workers need not be.
+    set_start_method(None, force=True)
     try:
         with _joined(here, _open_store(here, first=False), config.accelerator):
             work(config)
