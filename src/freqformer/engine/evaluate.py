@@ -45,7 +45,7 @@ class EvaluationConfig:
     batch_size: int = 128
     """Images per process and step."""
     num_workers: int = 2
-    """Workers of each process that load images."""
+    """Processes that load images."""
     max_bad_images: int = 100
     """Images that cannot be read are left out and counted; more than this many stop the evaluation."""
     precision: str = "auto"

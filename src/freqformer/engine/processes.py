@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol, TypeVar
@@ -31,6 +31,8 @@ _PATIENCE = timedelta(minutes=30)
 _GATHERING = 300.0
 # Seconds that a process has to notice by itself that another one has failed.
 _GRACE = 10.0
+# Seconds that a process has to end in order; PyTorch's loaders may wait 5 for each of theirs.
+_LEAVING = 30.0
 
 _ALONE = Place("nobody", 0, 1, 0, 1, 0, 1, None, 0)
 _here = _ALONE
@@ -221,7 +223,7 @@ def _launched(work: Callable[[C], T], config: C, here: Place) -> T:
         with _joined(here, store, config.accelerator, others):
             return work(config)
     finally:
-        until = time.monotonic() + _GRACE
+        until = time.monotonic() + _LEAVING
         for process in others:
             if process.pid is not None:
                 process.join(max(0.0, until - time.monotonic()))
@@ -231,6 +233,8 @@ def _launched(work: Callable[[C], T], config: C, here: Place) -> T:
 
 def _start(work: Callable[[C], Any], config: C, here: Place) -> None:
     """What a started process does; the one that started it says what went wrong."""
+    # This process was spawned, since a fork would copy what threads hold; its loaders' workers need not be.
+    set_start_method(None, force=True)
     try:
         with _joined(here, _open_store(here, first=False), config.accelerator):
             work(config)
