@@ -304,6 +304,22 @@ def test_evaluation_counts_each_image_once(alone, tmp_path):
     assert (tmp_path / "1.csv").read_text() == (tmp_path / "2.csv").read_text()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_processes_whose_shares_make_other_numbers_of_batches_do_not_wait_for_ever(tiny, tmp_path, strategy):
+    # The stem of this network has buffers, which ddp sends around before each forward; fsdp gathers parameters.
+    run(tiny(tmp_path / "run", arch="test_spectformer_h", epochs=1, model_ema=False))
+    config = {"data_set": "DIGITS", "num_workers": 0, "accelerator": "cpu", "precision": "32-true"}
+    one = evaluate(EvaluationConfig(str(tmp_path / "run"), batch_size=355, **config))
+    # Shares of 178 and 177 images: 2 batches and 1.
+    two = evaluate(
+        EvaluationConfig(str(tmp_path / "run"), batch_size=177, devices=2, strategy=strategy, **config),
+    )
+    assert two["images"] == one["images"] == 355
+    for name in ("top1", "top5", "loss"):
+        assert two[name] == pytest.approx(one[name], abs=1e-6)
+
+
 # What goes wrong
 
 WORK = """

@@ -90,12 +90,12 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         A dict of tensors with the batch as first axis, and, where images could not be read, ``bad``: a list of
-        (name, reason). When no sample has an image, ``image``, ``target`` and ``index`` are empty, of shape (0,).
+        (name, reason). Without a sample that has an image, ``image``, ``target`` and ``index`` are empty, of shape (0,).
     """
     bad = [one for sample in samples for one in sample.get("bad", ())]
-    if not bad:
+    if samples and not bad:
         return default_collate(samples)
     sound = [{key: value for key, value in sample.items() if key != "bad"} for sample in samples if "image" in sample]
     nothing = {"image": torch.empty(0), "target": torch.empty(0, dtype=torch.int64)}
     batch = default_collate(sound) if sound else {**nothing, "index": torch.empty(0, dtype=torch.int64)}
-    return {**batch, "bad": bad}
+    return {**batch, "bad": bad} if bad else batch

@@ -68,7 +68,10 @@ def evaluation_loader(samples: Dataset, batch_size: int, num_workers: int) -> Da
     if images < processes:
         raise FreqFormerError(f"{images} images are too few to evaluate in {processes} processes: use fewer")
     share = range(rank(), images, processes)
-    return DataLoader(samples, sampler=share, batch_size=batch_size, **loader_arguments(num_workers))
+    # Every process has as many batches, the last of some is empty: forwards are collectives under ddp and fsdp.
+    longest = len(range(0, images, processes))
+    batches = [list(share[first : first + batch_size]) for first in range(0, longest, batch_size)]
+    return DataLoader(samples, batch_sampler=batches, **loader_arguments(num_workers))
 
 
 def loader_arguments(num_workers: int) -> dict[str, Any]:

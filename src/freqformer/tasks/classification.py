@@ -250,7 +250,10 @@ class Classification(Task):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch."""
         image, target = _unpack(batch)
-        if len(target) == 0:  # None of its images could be read.
+        if len(target) == 0:
+            # None of its images could be read, or only other processes have some left; they wait for this forward.
+            if self.trainer.world_size > 1:
+                self.model(torch.zeros(1, *self.model.pretrained_cfg["input_size"], device=self.device))
             return
         logits = self.model(image).float()
         self.val_loss.update(F.cross_entropy(logits, target, reduction="none"))
