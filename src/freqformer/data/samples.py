@@ -90,7 +90,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         A dict of tensors with the batch as first axis, and, where images could not be read, ``bad``: a list of
-        (name, reason). Without a sample that has an image, ``image``, ``target`` and ``index`` are empty, of shape (0,).
+        (name, reason). Where no sample has an image, ``image``, ``target`` and ``index`` are empty, of shape (0,).
     """
     bad = [one for sample in samples for one in sample.get("bad", ())]
     if samples and not bad:
