@@ -170,7 +170,7 @@ def resolved(monkeypatch, capfd):
     def record(config):
         configs.append(config)
         figures = {"top1": 0.0, "top5": 0.0, "loss": 0.0}
-        return {"best": figures, **figures, "images": 1, "images_per_second": 1.0}
+        return {"best": figures, **figures, "images": 1, "images_per_second": 1.0, "bad_images": 0}
 
     monkeypatch.setattr(freqformer.engine, "run", record)
     monkeypatch.setattr(freqformer.engine, "evaluate", record)

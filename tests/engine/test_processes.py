@@ -78,7 +78,7 @@ def flags_of(config):
         if value is True:
             words += [f"--{name.replace('_', '-')}"]
         elif value is not False and value != {} and (value is not None or name == "lr_base_batch"):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words += [f"--{name.replace('_', '-')}", str(list(value) if isinstance(value, tuple) else value)]
     return words
 
 

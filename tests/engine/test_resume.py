@@ -185,8 +185,12 @@ def flags_of(config):
         if isinstance(value, bool):
             words += [flag] if value else []
         elif value != {}:
-            words += [] if value is None and name != "lr_base_batch" else [flag, str(value)]
+            words += [] if value is None and name != "lr_base_batch" else [flag, _text(value)]
     return words
+
+
+def _text(value):
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -283,6 +287,15 @@ def test_a_finished_run_goes_on_with_more_epochs(command, finished, tmp_path):
     assert [row["epoch"] for row in after["epochs"]] == [1, 2, 3, 4]
     assert after["epochs"][:3] == before["epochs"]
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["epochs"] == 4
+
+
+def test_more_epochs_follow_the_longer_schedule(tiny, tmp_path):
+    run(tiny(tmp_path / "run", epochs=2))
+    longer = run(tiny(tmp_path / "run", epochs=5, resume=RESUME_LAST))
+    whole = run(tiny(tmp_path / "whole", epochs=5))
+    rates = [[row["lr"] for row in metrics["epochs"]] for metrics in (longer, whole)]
+    assert rates[0][1] < rates[1][1]
+    assert rates[0][2:] == rates[1][2:]
 
 
 def test_a_run_whose_config_says_all_replays(command, finished, tmp_path, left_behind):

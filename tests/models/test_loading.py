@@ -92,3 +92,14 @@ def test_bare_weights_of_any_shape_make_a_model_or_an_error(tmp_path_factory, na
 def test_official_names_of_nothing_are_not_ours(name):
     with pytest.raises(FreqFormerError, match="missing"):
         freqformer.load_checkpoint(freqformer.create_model(name), {"patch_embed.proj.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("stages.0.blocks.2.token_mixer.kv.bias", torch.zeros(())), ("pos_embed", torch.zeros(0, 1, 1))]
+)
+def test_tensors_that_an_official_layout_cannot_have_are_named(key, value):
+    model = freqformer.create_model("test_freqformer")
+    state = {**model.state_dict(), key: value}
+    state["stages.0.blocks.2.token_mixer.q.bias"] = torch.zeros(32)
+    with pytest.raises(FreqFormerError, match="does not fit"):
+        freqformer.load_checkpoint(model, state)

@@ -65,7 +65,7 @@ def evaluation_loader(samples: Dataset, batch_size: int, num_workers: int) -> Da
         FreqFormerError: there are fewer samples than processes.
     """
     images, processes = len(samples), world_size()  # type: ignore[arg-type]
-    if images < processes:
+    if images < processes and processes > 1:
         raise FreqFormerError(f"{images} images are too few to evaluate in {processes} processes: use fewer")
     share = range(rank(), images, processes)
     # Every process has as many batches, the last of some is empty: forwards are collectives under ddp and fsdp.

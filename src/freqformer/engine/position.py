@@ -39,7 +39,9 @@ class Position(Callback):
         checkpoint["pace"] = asdict(self.pace)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Count in batches of this run."""
+        """Count in batches of this run, and follow its schedule."""
+        # Schedules are functions of the step; what is saved of them is their old length.
+        checkpoint["lr_schedulers"] = []
         before = checkpoint.get("pace")
         if before is not None and Pace(**before) != self.pace:
             move(checkpoint, Pace(**before), self.pace)
@@ -71,8 +73,6 @@ def move(checkpoint: dict[str, Any], old: Pace, new: Pace) -> None:
     for state in checkpoint["callbacks"].values():
         if "latest_update_step" in state:
             state["latest_update_step"] = step
-    # The schedules are functions of the step; what is saved of them is their old length.
-    checkpoint["lr_schedulers"] = []
 
 
 def _set(counters: dict[str, Any], value: int) -> None:

@@ -112,7 +112,9 @@ def to_canonical(state_dict: Mapping[str, Tensor], where: str) -> tuple[dict[str
     state = {names[key]: value for key, value in state_dict.items()}
     for name in [name for name in state if re.search(r"\.token_mixer\.kv\.", name)]:
         query, fused = name.replace(".kv.", ".q."), name.replace(".kv.", ".qkv.")
-        if query in state and state[query].ndim and state[query].shape[1:] == state[name].shape[1:]:
+        parts = [state[part] for part in (query, name) if part in state]
+        # Anything else than two matrices or two vectors is left for the loader to refuse by name.
+        if len(parts) == 2 and all(part.ndim for part in parts) and parts[0].shape[1:] == parts[1].shape[1:]:
             state[fused] = torch.cat([state.pop(query), state.pop(name)])
             names = {key: fused if ours in (query, name) else ours for key, ours in names.items()}
     if "pos_embed" in state and state["pos_embed"].ndim == 3:
@@ -122,8 +124,10 @@ def to_canonical(state_dict: Mapping[str, Tensor], where: str) -> tuple[dict[str
 
 def _square_grid(pos_embed: Tensor, where: str) -> Tensor:
     """An official position embedding (1, N, C) as a grid (1, H, W, C); official grids are square."""
-    _, tokens, channels = pos_embed.shape
+    images, tokens, channels = pos_embed.shape
     side = isqrt(tokens)
+    if images != 1:
+        raise FreqFormerError(f"{where} does not fit: its position embedding is of {images} images, not of one")
     if side * side != tokens:
         raise FreqFormerError(
             f"{where} does not fit: its position embedding has {tokens} tokens, which is no square grid"

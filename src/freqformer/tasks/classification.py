@@ -70,9 +70,9 @@ class ClassificationConfig(RunConfig):
     """Probability of a horizontal flip."""
     vflip: float = 0.0
     """Probability of a vertical flip."""
-    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest share of the image's area that a random crop takes, where it is resized."""
-    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Smallest and largest width over height of a random crop."""
     crop_padding: int | None = None
     """Pixels of zeros around images of up to 32x32 before a random crop; by default an eighth of the side."""
