@@ -68,11 +68,6 @@ class Teacher:
         """Normalised images (B, 3, H, W) to the teacher's logits (B, classes)."""
         return self.model(self._prepared(images))
 
-    @torch.no_grad()
-    def tokens(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to the logits of every place of the last grid, (B, classes, h, w)."""
-        return token_logits(self.model, self._prepared(images))
-
     def _prepared(self, images: Tensor) -> Tensor:
         device = images.device
         if self.scale.device != device:

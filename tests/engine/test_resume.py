@@ -298,6 +298,27 @@ def test_more_epochs_follow_the_longer_schedule(tiny, tmp_path):
     assert rates[0][2:] == rates[1][2:]
 
 
+def test_a_resumed_runs_first_step_has_its_own_rate_and_settings(tiny, tmp_path, signal_at, monkeypatch):
+    disarm = signal_at(STEPS + 1)
+    with pytest.raises(Interrupted):
+        run(tiny(tmp_path / "run"))
+    disarm()
+    rates = []
+    original = Classification.on_before_optimizer_step
+
+    def hooked(self, optimizer):
+        rates.append((optimizer.param_groups[0]["lr"], {group["weight_decay"] for group in optimizer.param_groups}))
+        original(self, optimizer)
+
+    monkeypatch.setattr(Classification, "on_before_optimizer_step", hooked)
+    run(tiny(tmp_path / "whole", epochs=5, lr=0.02, weight_decay=0.3))
+    whole = rates[STEPS + 2 :]
+    rates.clear()
+    run(tiny(tmp_path / "run", epochs=5, lr=0.02, weight_decay=0.3, resume=RESUME_LAST))
+    assert rates == whole
+    assert rates[0][1] == {0.0, 0.3}
+
+
 def test_a_run_whose_config_says_all_replays(command, finished, tmp_path, left_behind):
     answer = command("train", "--config", finished / "config.yaml", "--output-dir", tmp_path / "new")
     assert answer.code == 0, answer.err

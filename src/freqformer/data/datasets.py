@@ -121,6 +121,9 @@ def _existing(name: str, path: str | Path | None) -> Path:
 
 def _follow(images: Images, classes: list[str], *, fewer: bool) -> Images:
     own = images.classes
+    if own == classes:
+        # By number: names may repeat, as ImageNet's English ones do.
+        return images
     by_name = set(own) <= set(classes)
     if len(own) != len(classes) and not (fewer and by_name):
         raise FreqFormerError(

@@ -155,15 +155,7 @@ def read_map(path: Path) -> Tensor:
             label_map = torch.stack([stored["scores"].float(), stored["classes"].float()])
     except FileNotFoundError as error:
         raise FreqFormerError(f"there is no label map {path}: `freqformer labelmaps` makes the missing ones") from error
-    except (
-        SafetensorError,
-        OSError,
-        KeyError,
-        RuntimeError,
-        EOFError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as e:
+    except _DAMAGED as e:
         raise FreqFormerError(f"cannot read the label map {path}: it is damaged; delete it and make it again") from e
     if not (isinstance(label_map, Tensor) and label_map.ndim == 4 and label_map.shape[0] == 2 and label_map.numel()):
         raise FreqFormerError(f"{path} is not a label map: a tensor (2, K, h, w) of scores and classes is needed")

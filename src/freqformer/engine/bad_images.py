@@ -9,7 +9,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from ..data import UnreadableImage, decode, printable
-from ..errors import FreqFormerError
+from ..errors import FreqFormerError, RunFailed
+from .processes import gathered, largest
 
 BAD_IMAGES = "bad_images.csv"
 _HEADER = ("image", "reason", "split")
@@ -66,12 +67,16 @@ class BadImages(Callback):
             self._add(bad, "val", trainer.val_dataloaders)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Without a single image there are no figures."""
-        if not self._evaluated:
+        """Without a single image there are no figures; without a list in a folder the processes add up here."""
+        if self.file is None:
+            self.names = dict.fromkeys(name for names in gathered(list(self.names)) for name in names)
+            self._refuse_too_many()
+        if not largest(int(self._evaluated)):
             raise FreqFormerError(f"none of the images to evaluate on can be read, the first is {self._first()}")
 
     def summary(self) -> str | None:
-        """A line about what was skipped, if anything was."""
+        """A line about what was skipped, if anything was, by any process."""
+        self._read()
         if not self.names:
             return None
         where = "" if self.file is None else f"; {self.file} lists them"
@@ -157,4 +162,4 @@ def _require_folder(root: str | None, then: str) -> None:
         what = "is empty"
     except OSError as error:
         what = "is gone" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
-    raise FreqFormerError(f"the folder {printable(root)} {what}; {then} once it is back")
+    raise RunFailed(f"the folder {printable(root)} {what}; {then} once it is back")

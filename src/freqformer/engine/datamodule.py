@@ -1,5 +1,6 @@
 """Hands a run's samples to Lightning, from any step on."""
 
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from ..data import EpochBatchSampler, collate
-from ..errors import FreqFormerError
+from ..errors import FreqFormerError, RunFailed
 from ..tasks import RunConfig
 from .processes import rank, world_size
 
@@ -80,7 +81,7 @@ def loader_arguments(num_workers: int) -> dict[str, Any]:
         "collate_fn": collate,
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
-        "worker_init_fn": _leave_interrupts_to_the_main_process,
+        "worker_init_fn": _leave_signals_to_the_main_process,
     }
 
 
@@ -111,9 +112,11 @@ def worker_died(error: BaseException, then: str = "") -> FreqFormerError | None:
         advice = "its shared memory is full: lower --num-workers or --batch-size, or give more of it (/dev/shm)"
     else:
         advice = "most often because memory ran out: lower --num-workers, or give more memory"
-    return FreqFormerError(f"a process that loads images died{signal_}, {advice}{then}")
+    return RunFailed(f"a process that loads images died{signal_}, {advice}{then}")
 
 
-def _leave_interrupts_to_the_main_process(_: int) -> None:
-    # Ctrl-C reaches the whole process group; the run has yet to save, and needs its workers to do so.
+def _leave_signals_to_the_main_process(_: int) -> None:
+    # Ctrl-C, torchrun and others signal the whole process group; the run has yet to save, and needs its workers for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)

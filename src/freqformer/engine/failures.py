@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..errors import RunFailed
+from ..errors import FreqFormerError, RunFailed
 from ..tasks import RunConfig
 from .processes import largest
 from .storage import last_checkpoint
@@ -35,6 +35,12 @@ def explained(config: RunConfig, folder: Path) -> Iterator[None]:
         # What torch's allocator for CPUs says; it has no error of its own.
         if "DefaultCPUAllocator" in str(error):
             raise _out_of_memory(config) from error
+        raise
+    except FreqFormerError as error:
+        # What writes whole files says which one it was.
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _UNWRITABLE and not isinstance(error, RunFailed):
+            raise RunFailed(f"{error}; {how_to_go_on(folder)}") from error
         raise
     except OSError as error:
         if error.errno in _UNWRITABLE:

@@ -23,7 +23,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch.distributed import Store, TCPStore
 
 from ..errors import FreqFormerError, SaidElsewhere
-from ..launchers import Place, place, restarts
+from ..launchers import Place, only_the_first_complains, place, restarts
 
 # What a collective may wait for a process that loads, evaluates or draws.
 _PATIENCE = timedelta(minutes=30)
@@ -122,13 +122,14 @@ def together(work: Callable[[C], T], config: C) -> T:
     if _control is not None:
         # Already inside, such as an evaluation at the end of a run.
         return work(config)
-    here = place()
-    count = _devices(config, here)
-    if here is not None:
-        if here.address is None:
+    with only_the_first_complains():
+        here = place()
+        count = _devices(config, here)
+        if here is not None and here.address is None:
             raise FreqFormerError(
                 f"{here.launcher} started {here.nodes} nodes: set MASTER_ADDR to the first one's name"
             )
+    if here is not None:
         with _joined(here, _open_store(here, first=here.rank == 0), config.accelerator):
             return work(config)
     if config.num_nodes > 1:

@@ -79,17 +79,18 @@ def _run(config: RunConfig) -> dict[str, Any]:
     data = RunData(config, train, val)
     batches = len(data.sampler())
     task.steps_per_epoch = math.ceil(batches / config.accumulate)
-    position = Position(Pace(config.batch_size * world_size(), batches, task.steps_per_epoch))
+    position = Position(Pace(config.batch_size * world_size(), batches, task.steps_per_epoch, config.accumulate))
     best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
     record = Record(folder)
     keep = KeepEpochs(folder, config.average_checkpoints)
     stop = StopOnSignal(last_checkpoint(folder))
     bad = BadImages(config.max_bad_images, folder)
-    own: list[Callback] = [bad, position, record, NonFiniteLoss(folder, config.skip_nan), best, keep, stop]
+    own: list[Callback] = [bad, position, record, NonFiniteLoss(folder, config.skip_nan), best, stop]
     if config.save_every_minutes is not None:
         own.append(SaveByTheClock(last_checkpoint(folder), config.save_every_minutes))
     with quiet(), wrong_settings():
-        trainer = _trainer(config, folder, task.monitor, own)
+        # What a state needs beside itself is kept before it.
+        trainer = _trainer(config, folder, task.monitor, [keep], own)
     # Whatever can be refused is refused before the folder is touched.
     task.optimization(task.steps_per_epoch, world_size())
     on_first(lambda: _prepare(config, folder, task, checkpoint))
@@ -113,7 +114,8 @@ def _evaluate_kept(
 ) -> dict[str, dict[str, Any]]:
     """The figures of each set of weights that the run leaves; the best epoch's come last, and are what is drawn."""
     kept = {
-        **({"raw": RAW_WEIGHTS} if config.model_ema else {}),
+        # A best epoch from before the average was asked for has none.
+        **({"raw": RAW_WEIGHTS} if config.model_ema and (folder / RAW_WEIGHTS).exists() else {}),
         **({"average": AVERAGE_WEIGHTS} if config.average_checkpoints else {}),
         "best": WEIGHTS_FILE,
     }
@@ -128,8 +130,10 @@ def _evaluate_kept(
 def _where_to_start(config: RunConfig, folder: Path) -> tuple[RunConfig, Path | None, dict[str, Any] | None]:
     """The config as it is to be followed, the checkpoint to go on from, and the metrics when nothing is left to do."""
     if restarts() and _is_run_of(config, folder):
-        # torchrun has started all processes anew after one of them died, or SLURM the job.
-        config = replace(config, resume=RESUME_LAST, overwrite=False)
+        # torchrun has started all processes anew after one of them died, or SLURM the job. Before its first save the
+        # run begins again, from the checkpoint that its line names.
+        begun = last_checkpoint(folder).exists() or config.resume is None
+        config = replace(config, resume=RESUME_LAST if begun else config.resume, overwrite=False)
     checkpoint = _checkpoint_to_resume(config, folder)
     finished = _finished(config, folder)
     if finished is not None:
@@ -141,7 +145,7 @@ def _prepare(config: RunConfig, folder: Path, task: Task, checkpoint: Path | Non
     """Refuse what cannot work, then make the folder and write the config into it."""
     if checkpoint is not None and read_description(checkpoint) != task.describe():
         raise FreqFormerError(f"{checkpoint} holds another model than this run's: check the model, size and data set")
-    require_space(folder, _parameters(task))
+    require_space(folder, _parameters(task), config.average_checkpoints)
     prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
     text = _settings(config, folder)
     write_whole(folder / CONFIG, lambda path: path.write_text(text))
@@ -178,7 +182,7 @@ def _finish(task: Task, folder: Path, metrics: dict[str, Any], bad: BadImages) -
     write_metrics(folder, metrics)
 
 
-def _trainer(config: RunConfig, folder: Path, monitor: str, own: list[Callback]) -> Trainer:
+def _trainer(config: RunConfig, folder: Path, monitor: str, before: list[Callback], after: list[Callback]) -> Trainer:
     bars = progress_bars()
     logs = CSVLogger(folder, name="logs")
     processes = trainer_arguments(config.accelerator, config.strategy)
@@ -193,9 +197,10 @@ def _trainer(config: RunConfig, folder: Path, monitor: str, own: list[Callback])
             *([EMAWeightAveraging(decay=config.model_ema_decay)] if config.model_ema else []),
             *bars,
             # Lightning calls those that keep checkpoints last, in this order.
+            *before,
             _keep(folder / CHECKPOINTS / "best.ckpt", monitor),
             _keep(last_checkpoint(folder), None),
-            *own,
+            *after,
         ],
         logger=[logs, TensorBoardLogger(folder, name="logs", version=logs.version, default_hp_metric=False)],
         log_every_n_steps=10,
@@ -233,7 +238,7 @@ def _checkpoint_to_resume(config: RunConfig, folder: Path) -> Path | None:
     else:
         checkpoint = Path(config.resume)
         outside = folder.resolve() not in checkpoint.resolve().parents
-        if (folder / CONFIG).exists() and outside:
+        if last_checkpoint(folder).exists() and outside:
             raise FreqFormerError(f"{folder} holds another run than {checkpoint}: choose another --output-dir")
     epochs = epochs_done(checkpoint)
     if epochs >= config.all_epochs() and not (folder / CHECKPOINTS / "best.ckpt").exists():

@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from ..checkpoints import average_weights, save_weights
+from ..errors import RunFailed
 from ..tasks import Task
 from .callbacks import network_state
 from .processes import largest
@@ -70,9 +71,18 @@ class KeepEpochs(Checkpoint):
             save_weights(path, network_state(state), pl_module.describe())
 
     def average(self, task: Task, epochs: int, target: Path) -> None:
-        """Write the mean of the weights that were kept of a run of so many epochs."""
+        """Write the mean of the weights that were kept of a run of so many epochs.
+
+        Raises:
+            RunFailed: some were not, as in a run that goes on with another one's last epoch.
+        """
         kept = [epoch_weights(self.folder, epoch) for epoch in range(max(1, epochs - self.number + 1), epochs + 1)]
-        save_weights(target, average_weights([path for path in kept if path.exists()]), task.describe())
+        if missing := [path for path in kept if not path.exists()]:
+            raise RunFailed(
+                f"there is no {missing[0]} to average: resume with --average-checkpoints 0, or "
+                f"{len(kept) - len(missing)} for those epochs that are there"
+            )
+        save_weights(target, average_weights(kept), task.describe())
 
 
 def at_step(trainer: Trainer) -> bool:

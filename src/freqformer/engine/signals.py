@@ -13,7 +13,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from .processes import largest, rank
+from .processes import largest, on_first, rank
 from .saving import at_step
 
 # SLURM is asked for SIGUSR1 before the time is up: `sbatch --signal=USR1@120`.
@@ -83,8 +83,8 @@ class StopOnSignal(Checkpoint):
         return largest(self._received or 0) or None
 
     def _stop(self, number: int) -> None:
-        if number == _REQUEUE and rank() == 0:
-            requeue()
+        if number == _REQUEUE:
+            on_first(requeue)
         raise Interrupted(number, self.last)
 
     def _install(self) -> None:

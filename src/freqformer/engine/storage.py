@@ -104,18 +104,19 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise FreqFormerError(f"cannot write into {folder}: {error.strerror}; choose another --output-dir") from error
 
 
-def require_space(folder: Path, parameters: int) -> None:
+def require_space(folder: Path, parameters: int, epochs: int = 0) -> None:
     """Refuse to start a run whose checkpoints cannot fit on the disk.
 
     Args:
         folder: the run's folder.
         parameters: the model's parameters; a checkpoint holds each up to four times (weights, their average
             and the optimiser's two moments), and a run keeps two while it writes a third.
+        epochs: how many epochs' weights it keeps besides.
 
     Raises:
         FreqFormerError: not enough free space.
     """
-    needed = parameters * 4 * 4 * 3
+    needed = parameters * 4 * (4 * 3 + epochs)
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:

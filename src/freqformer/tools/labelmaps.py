@@ -11,9 +11,9 @@ from timm.layers import to_2tuple
 from torch import Tensor
 from torch.utils.data import Subset
 
-from ..data import Images, Samples, open_images, whole_transform
+from ..data import Images, Samples, open_images, printable, whole_transform
 from ..data.label_maps import Description, map_path, map_size, read_description, write_map
-from ..engine.datamodule import evaluation_loader
+from ..engine.datamodule import evaluation_loader, worker_deaths
 from ..errors import FreqFormerError
 from ..tasks import require, require_size
 from ..teachers import load_teacher, token_logits, weights_name
@@ -61,10 +61,14 @@ class LabelMapsReport:
     kept: int
     agreement: float | None
     """Share of the images made whose label is the best class of their mean logits; None of none."""
+    unreadable: list[str]
+    """Images that could not be read, and so have no map."""
 
     def __str__(self) -> str:
         agreement = "" if self.agreement is None else f"; the teacher agrees with {self.agreement:.1%} of their labels"
-        return f"{self.folder}: {self.made} label maps made, {self.kept} kept{agreement}"
+        skipped = f"; {len(self.unreadable)} images cannot be read, the first is " if self.unreadable else ""
+        first = printable(self.unreadable[0]) if self.unreadable else ""
+        return f"{self.folder}: {self.made} label maps made, {self.kept} kept{agreement}{skipped}{first}"
 
 
 def make_label_maps(
@@ -106,15 +110,26 @@ def make_label_maps(
     transform = whole_transform(size, mean=cfg["mean"], std=cfg["std"], interpolation=cfg["interpolation"])
     loader = evaluation_loader(Subset(Samples(images, transform), missing), config.batch_size, config.num_workers)
     right = 0
-    for batch in shown(loader) if missing else ():
+    unreadable: dict[str, None] = {}
+    for batch in _guarded(shown(loader)) if missing else ():
+        unreadable.update(dict.fromkeys(name for name, _ in batch.get("bad", ())))
+        if len(batch["target"]) == 0:
+            continue
         with torch.inference_mode():
             logits = token_logits(teacher, batch["image"].to(_device(config.device))).float()
         scores, best = best_classes(logits, config.top_k)
         for index, its_scores, its_best in zip(batch["index"].tolist(), scores.cpu(), best.cpu(), strict=True):
             write_map(map_path(folder, root, images.name(index)), its_scores, its_best)
         right += int((logits.mean(dim=(2, 3)).argmax(dim=1).cpu() == batch["target"]).sum())
-    agreement = right / len(missing) if missing else None
-    return LabelMapsReport(str(folder), len(missing), len(images) - len(missing), agreement)
+    made = len(missing) - len(unreadable)
+    return LabelMapsReport(
+        str(folder), made, len(images) - len(missing), right / made if made else None, list(unreadable)
+    )
+
+
+def _guarded(batches: Iterable[Any]) -> Iterable[Any]:
+    with worker_deaths():
+        yield from batches
 
 
 def best_classes(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
