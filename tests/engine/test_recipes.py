@@ -125,11 +125,11 @@ def check_tiny_run(class_folders, tmp_path):
         config = recipe_config(name, **changes)
         metrics = run(config)
         assert len(metrics["epochs"]) == 1
-        kept = ClassificationConfig(**yaml.safe_load((tmp_path / "run/config.yaml").read_text()))
-        assert kept == config
+        kept = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+        assert kept == yaml.safe_load(yaml.safe_dump(asdict(config)))
         for field, value in recipe.settings.items():
             if field not in changes and field != "warmup_epochs":
-                assert getattr(kept, field) == value, field
+                assert kept[field] == value, field
 
     return check
 
