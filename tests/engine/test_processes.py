@@ -186,7 +186,8 @@ def test_torchrun_restarts_from_the_last_checkpoint(quiet, under_torchrun, tmp_p
     ((out, err, code),) = launched(command, tmp_path)
     assert code == 0, err
     assert out.count("epoch 1/2") == 1, "the restarted run began anew"
-    assert err.count("freqformer: ") == 1
+    # The process that is left may be ended by torchrun before it can say what it lost.
+    assert err.count("freqformer: ") <= 1
     assert differing(tmp_path / "run", under_torchrun[0], left_behind) == []
 
 
