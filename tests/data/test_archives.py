@@ -240,6 +240,14 @@ def test_shards(tmp_path, cache):
     assert open_images("CIFAR10", tmp_path, "train").classes == list("abcdefghij")
 
 
+def test_class_names_that_repeat_are_told_apart_by_number(tmp_path, cache):
+    put_shard(tmp_path / "train-0.tar", [0, 1, 2])
+    put_shard(tmp_path / "val-0.tar", [0, 2, 1])
+    (tmp_path / "classes.txt").write_text("crane\nant\ncrane")
+    train = open_images("WDS", tmp_path, "train")
+    assert open_images("WDS", tmp_path, "val", classes=train.classes).targets.tolist() == [0, 2, 1]
+
+
 def test_the_cache_is_used_and_follows_the_shard(tmp_path, cache):
     shard = tmp_path / "test.tar.gz"
     put_shard(shard, [1, 2])

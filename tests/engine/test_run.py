@@ -28,7 +28,7 @@ from freqformer.tasks import Classification, ClassificationConfig, evaluation_sa
 
 def test_the_config_is_the_resolved_settings(tiny, finished):
     kept = yaml.safe_load((finished / "config.yaml").read_text())
-    assert kept == {**vars(tiny(finished)), "output_dir": str(finished)}
+    assert kept == {**yaml.safe_load(yaml.safe_dump(vars(tiny(finished)))), "output_dir": str(finished)}
 
 
 def test_the_metrics_are_json_with_every_epoch_and_the_best(finished):

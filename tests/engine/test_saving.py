@@ -1,15 +1,19 @@
 """States saved within an epoch, accumulated gradients, averages of weights, layer-wise rates."""
 
 import json
+import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import freqformer
 from freqformer import FreqFormerError
 from freqformer.checkpoints import average_weights
 from freqformer.engine import RESUME_LAST, run
+from freqformer.engine.position import Pace, move
 from freqformer.tasks import Classification
 
 STEPS = 6  # of an epoch, see conftest's tiny
@@ -140,6 +144,36 @@ def test_an_average_of_half_precision_is_summed_in_double(tmp_path):
     assert mean["n"] == 2
     with pytest.raises(FreqFormerError, match="at least one"):
         average_weights([])
+
+
+def test_epochs_that_were_not_kept_are_not_averaged_in_silence(tiny, tmp_path, finished):
+    last = finished / "checkpoints" / "last.ckpt"
+    with pytest.raises(FreqFormerError, match=r"no .*epoch-0003.safetensors to average.*--average-checkpoints"):
+        run(tiny(tmp_path / "run", epochs=4, resume=str(last), average_checkpoints=2))
+
+
+@given(st.integers(1, 40), st.integers(1, 6), st.integers(1, 40), st.integers(1, 6), st.data())
+def test_another_pace_goes_on_between_two_steps(old_batches, old_accumulate, batches, accumulate, data):
+    old, new = (
+        Pace(1000 // count, count, math.ceil(count / each), each)
+        for count, each in ((old_batches, old_accumulate), (batches, accumulate))
+    )
+    done = data.draw(st.integers(0, old.batches))
+    counters = [{"ready": n, "completed": n} for n in (done, 2 * old.batches + done, done, done)]
+    loop = {
+        "epoch_loop.batch_progress": {"current": counters[0], "total": counters[1]},
+        "epoch_loop.automatic_optimization.optim_progress": {
+            "optimizer": {"step": {"current": counters[2], "total": counters[3]}}
+        },
+        "epoch_loop.state_dict": {},
+    }
+    checkpoint = {"loops": {"fit_loop": loop}, "callbacks": {}}
+    move(checkpoint, old, new)
+    now = counters[0]["ready"]
+    assert counters[1]["ready"] == 2 * new.batches + now
+    # Never farther than before in images, and whole steps: as many as the run would have made to that batch.
+    assert now == new.batches or (now % new.accumulate == 0 and now * new.images <= done * old.images)
+    assert checkpoint["global_step"] == 2 * new.steps + math.ceil(now / new.accumulate)
 
 
 def test_layer_decay_gives_deeper_layers_higher_rates(tiny):

@@ -84,6 +84,17 @@ def test_a_second_start_makes_what_is_missing_alone(config, pictures):
     assert str(make_label_maps(config())).endswith("0 label maps made, 12 kept")
 
 
+def test_images_that_cannot_be_read_are_named_and_have_no_map(config, pictures):
+    # The last one alone makes up the last batch.
+    for name in ("bee/1.png", "dog/2.png"):
+        (pictures / "data/train" / name).write_bytes(b"no image")
+    report = make_label_maps(config(batch_size=11))
+    assert (report.made, report.kept, len(report.unreadable)) == (10, 0, 2)
+    assert "2 images cannot be read, the first is" in str(report)
+    assert len(list((pictures / "maps").rglob("*.safetensors"))) == 10
+    assert 0 <= report.agreement <= 1
+
+
 def test_a_stop_between_two_batches_loses_nothing(config, pictures):
     class Stopped(Exception):
         pass
