@@ -96,6 +96,12 @@ def test_out_of_memory_names_the_batch_and_the_ways_out(command, words, tmp_path
     assert "--grad-checkpointing" in answer.err
 
 
+def test_a_batch_of_one_is_not_to_be_halved(tiny, tmp_path, loss_at):
+    loss_at({0}, lambda loss: loss + torch.empty(1 << 60).sum())
+    with pytest.raises(RunFailed, match="--batch-size 1: --grad-checkpointing"):
+        run(tiny(tmp_path / "run", batch_size=1, limit_train=10, mixup=0, cutmix=0))
+
+
 def test_logs_that_cannot_be_written_are_refused_at_the_start(refused, words, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "logs").write_text("a file")

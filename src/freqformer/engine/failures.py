@@ -107,8 +107,7 @@ class NonFiniteLoss(Callback):
 
 
 def _out_of_memory(config: RunConfig) -> RunFailed:
-    half, double = max(1, config.batch_size // 2), 2 * config.accumulate
-    return RunFailed(
-        f"out of memory with --batch-size {config.batch_size}: --batch-size {half} --accumulate {double} makes the "
-        "same steps in half the memory; --grad-checkpointing trades time for memory"
-    )
+    size, double = config.batch_size, 2 * config.accumulate
+    halved = f"--batch-size {size // 2} --accumulate {double} makes the same steps in half the memory; "
+    advice = f"{halved if size > 1 else ''}--grad-checkpointing trades time for memory"
+    return RunFailed(f"out of memory with --batch-size {size}: {advice}")
