@@ -17,7 +17,7 @@ _PUBLIC = {
     "predict": ("freqformer.tools", "predict"),
     "train": ("freqformer.engine", "run"),
 }
-_MODULES = ("data", "engine", "layers", "models", "ops", "tasks")
+_MODULES = ("adapters", "data", "engine", "layers", "models", "ops", "tasks")
 
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 

@@ -33,6 +33,8 @@ _EXTRAS = {
     "sklearn": "train",
     "scipy": "train",
     "datasets": "hub",
+    "peft": "adapt",
+    "optuna": "adapt",
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",

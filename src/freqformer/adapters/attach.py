@@ -1,0 +1,105 @@
+"""Methods onto a live model, by name."""
+
+import difflib
+from copy import deepcopy
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import FreqFormerError
+from . import methods as _methods  # noqa: F401  (each module there registers its own)
+from .backbone import blank_image, in_evaluation
+from .handle import ALIASES, METHODS, NAME, Adapters, Handle, freeze, handles
+from .methods.hub import HubHandle, hub_config
+
+
+def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
+    """Put a method of parameter-efficient fine-tuning onto a model; everything else of the model is frozen.
+
+    Methods combine: attach one after the other. Between the blocks prompts come first, then frequency modules.
+
+    Args:
+        model: a timm model of transformer blocks, or an isotropic one of this package; it is changed in place.
+        method: a name of ``METHODS``, or of a method of Hugging Face PEFT, such as ``"lora"``; or a ``PeftConfig``.
+        **options: the method's, such as ``num_tokens=10``; of PEFT's methods the fields of their config.
+
+    Returns:
+        The handle that trains, saves, folds and removes it.
+
+    Raises:
+        FreqFormerError: an unknown method or option, a method that is there already, or a model that cannot be
+            adapted; the message says why.
+        MissingExtra: the method is PEFT's, and PEFT is not installed.
+    """
+    kind, chosen = _resolve(method, options)
+    found = getattr(model, NAME, None)
+    fresh = not isinstance(found, Adapters)
+    adapters = found if isinstance(found, Adapters) else Adapters(model)
+    handle = kind(model, adapters, chosen)
+    name = handle.name
+    if name in adapters.handles:
+        raise FreqFormerError(f"{name} is on this model already: detach it first")
+    if fresh:
+        model.add_module(NAME, adapters)
+    try:
+        handle.build()
+    except Exception:
+        # What was refused leaves the model as it was.
+        adapters._modules.pop(name, None)
+        if fresh:
+            adapters.remove()
+            delattr(model, NAME)
+        raise
+    adapters.handles[name] = handle
+    adapters.arrange()
+    freeze(model)
+    for module in handle.modules():
+        module.train(model.training)
+    try:
+        with in_evaluation(model), torch.no_grad():
+            model(blank_image(model))
+    except Exception as error:
+        handle.remove()
+        raise FreqFormerError(f"{adapters.backbone.name} does not run with {name}: {error}") from error
+    return handle
+
+
+def detach_all(model: nn.Module) -> None:
+    """Take every method from a model, the last one first."""
+    for handle in reversed(handles(model)):
+        handle.detach()
+
+
+def fold_all(model: nn.Module) -> list[str]:
+    """Fold every method of a model that can be folded; returns the names of those that cannot, which stay."""
+    left = []
+    # Weights that are merged must be merged before they are scaled: the last one first.
+    for handle in reversed(handles(model)):
+        if handle.foldable and not handle.folded:
+            handle.fold()
+        elif not handle.folded:
+            left.append(handle.name)
+    return left
+
+
+def _resolve(method: Any, options: dict[str, Any]) -> tuple[type[Handle], Any]:
+    """A method's handle and its filled options."""
+    if not isinstance(method, str):
+        if not hasattr(method, "peft_type") or options:
+            raise FreqFormerError("a method is a name, with its options, or a PeftConfig, which has them all")
+        return HubHandle, deepcopy(method)
+    name = ALIASES.get(method.lower(), method.lower().replace("-", "_"))
+    kind = METHODS.get(name)
+    if kind is None:
+        if (config := hub_config(name, options)) is not None:
+            return HubHandle, config
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(METHODS)}, or one of PEFT's"
+        raise FreqFormerError(f"there is no method {method!r}: {hint}")
+    known = [field.name for field in fields(kind.Options)]
+    if unknown := options.keys() - set(known):
+        hint = f"it has {', '.join(known)}" if known else "it has none"
+        raise FreqFormerError(f"{name} has no option {sorted(unknown)[0]!r}: {hint}")
+    return kind, kind.Options(**options)

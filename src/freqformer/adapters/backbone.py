@@ -1,0 +1,254 @@
+"""What an adapter has to know of a model: its sequence of blocks, and what its tokens are."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import FreqFormerError
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The sequence that reaches a place between two blocks."""
+
+    grid: Grid
+    """(H, W) of the patch tokens."""
+    prefix: int
+    """Class, distillation and register tokens, which come first."""
+    prompts: int
+    """Prompt tokens, which come after these."""
+
+    def on_patches(self, x: Tensor, function: Callable[[Tensor], Tensor], *, prompts: bool = False) -> Tensor:
+        """Replace the patch tokens of a sequence by a function of them.
+
+        Args:
+            x: (B, N, C), or (B, H, W, C) of a model whose tokens lie on a grid.
+            function: from (B, n, C), or (B, H, W, C), to its own shape.
+            prompts: whether the prompt tokens, which come before the patches, belong to them.
+        """
+        if x.ndim == 4:
+            return function(x)
+        before = self.prefix + (0 if prompts else self.prompts)
+        if before == 0:
+            return function(x)
+        return torch.cat((x[:, :before], function(x[:, before:])), dim=1)
+
+
+class Backbone:
+    """A model whose tokens pass through a sequence of blocks, one shape all the way.
+
+    Args:
+        model: any timm model of transformer blocks, or an isotropic one of this package.
+
+    Raises:
+        FreqFormerError: the model has no such sequence; the message says why.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.name = _name(model)
+        self.path, self.blocks = _blocks(model, self.name)
+        seen = _probe(model, self.blocks, self.name)
+        self.dim, self.layout, self.grid, self.prefix = seen.dim, seen.layout, seen.grid, seen.prefix
+        self.bypassed = seen.bypassed
+        """Linear maps of the blocks, by their names in the model, whose weights are used without calling them."""
+        self.sketch = _sketch(self.path, self.blocks)
+
+    @property
+    def depth(self) -> int:
+        """How many blocks there are; there is a place before each and one after the last."""
+        return len(self.blocks)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain containers that tell this backbone from others."""
+        return {
+            "name": self.name,
+            "depth": self.depth,
+            "dim": self.dim,
+            "prefix_tokens": self.prefix,
+            "grid": list(self.grid),
+            "sketch": self.sketch,
+        }
+
+    def require(self, described: dict[str, Any], where: str) -> None:
+        """Refuse what was trained on another backbone, or on other weights of the same one.
+
+        Args:
+            described: what `describe` returned there.
+            where: what it was read from, for the error.
+
+        Raises:
+            FreqFormerError: it does not belong here.
+        """
+        own = self.describe()
+        for field, what in (("depth", "blocks"), ("dim", "channels"), ("prefix_tokens", "prefix tokens")):
+            if described.get(field) != own[field]:
+                raise FreqFormerError(
+                    f"{where} was trained on {described.get('name')} with {described.get(field)} {what}, and "
+                    f"{self.name} has {own[field]}: load it onto the model it was trained on"
+                )
+        theirs, ours = described.get("sketch"), own["sketch"]
+        # Half precision moves a sketch by 0.01 at most, other weights by about 1.
+        if theirs and ours and (len(theirs) != len(ours) or not np.allclose(theirs, ours, rtol=0, atol=0.05)):
+            raise FreqFormerError(
+                f"{where} was trained on other weights of {described.get('name')} than these of {self.name}: load the "
+                "pre-trained weights that it was trained on"
+            )
+
+
+def grid_of(module: Any, image: Tensor, output: Any) -> Grid | None:
+    """The (H, W) of the patches that a patch embedding makes of an image (B, channels, height, width)."""
+    if hasattr(module, "dynamic_feat_size"):
+        height, width = module.dynamic_feat_size((image.shape[-2], image.shape[-1]))
+        return height, width
+    if isinstance(output, Tensor) and output.ndim == 4:
+        return output.shape[1], output.shape[2]
+    if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], tuple):
+        return output[1]  # XCiT's embedding returns the tokens and their grid.
+    return None
+
+
+def patch_embedding(model: nn.Module) -> nn.Module | None:
+    """The module that makes patches of an image."""
+    return next(
+        (getattr(model, n) for n in ("patch_embed", "stem") if isinstance(getattr(model, n, None), nn.Module)), None
+    )
+
+
+def _name(model: nn.Module) -> str:
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    return str(cfg.get("architecture") or type(model).__name__)
+
+
+def _blocks(model: nn.Module, name: str) -> tuple[str, list[nn.Module]]:
+    stages = getattr(model, "stages", None)
+    if isinstance(stages, (nn.Sequential, nn.ModuleList)):
+        if len(stages) != 1:
+            raise FreqFormerError(
+                f"cannot adapt {name}: it is a pyramid of {len(stages)} stages, and adapters need one sequence of "
+                "blocks at one resolution"
+            )
+        found, path = getattr(stages[0], "blocks", None), "stages.0.blocks"
+    else:
+        found, path = getattr(model, "blocks", None), "blocks"
+    if not isinstance(found, (nn.Sequential, nn.ModuleList)) or len(found) == 0:
+        raise FreqFormerError(f"cannot adapt {name}: it has no sequence of transformer blocks (no module `blocks`)")
+    return path, list(found)
+
+
+@dataclass
+class _Seen:
+    dim: int
+    layout: str
+    grid: Grid
+    prefix: int
+    bypassed: frozenset[str]
+
+
+def _probe(model: nn.Module, blocks: list[nn.Module], name: str) -> _Seen:
+    """Watch one forward of a blank image: what goes into the blocks and which linear maps are called."""
+    shapes: list[Any] = []
+    outputs: list[Any] = []
+    grids: list[Grid | None] = []
+    called: set[int] = set()
+    hooks = [block.register_forward_pre_hook(lambda _, args: shapes.append(_shape(args))) for block in blocks]
+    hooks.append(blocks[-1].register_forward_hook(lambda _, args, out: outputs.append(_shape((out,)))))
+    if (embedding := patch_embedding(model)) is not None:
+        hooks.append(embedding.register_forward_hook(lambda m, args, out: grids.append(grid_of(m, args[0], out))))
+    linears = {f"{n}": m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+    hooks += [m.register_forward_hook(lambda m, *_: called.add(id(m))) for m in linears.values()]
+    try:
+        with in_evaluation(model), torch.no_grad():
+            model(blank_image(model))
+    except Exception as error:
+        raise FreqFormerError(
+            f"cannot adapt {name}: a blank image does not pass through it ({type(error).__name__}: {error})"
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(shapes) != len(blocks) or len(outputs) != 1 or None in (*shapes, *outputs):
+        raise FreqFormerError(f"cannot adapt {name}: its blocks do not pass on one tensor of tokens, one to the next")
+    first = shapes[0]
+    if set(shapes) != {first} or outputs[0] != first:
+        other = next(shape for shape in (*shapes, *outputs) if shape != first)
+        raise FreqFormerError(
+            f"cannot adapt {name}: its tokens change shape between the blocks, from {first[1:]} to {other[1:]}"
+        )
+    dim = first[-1]
+    if len(first) == 4:
+        wide = getattr(model, "embed_dim", getattr(model, "num_features", dim))
+        if dim != wide:
+            raise FreqFormerError(f"cannot adapt {name}: its features {first[1:]} are not channels-last")
+        grid, layout, prefix = (first[1], first[2]), "grid", 0
+    elif len(first) == 3:
+        grid = next((g for g in grids if g is not None), None) or _square(first[1], name)
+        layout, prefix = "sequence", first[1] - grid[0] * grid[1]
+        if prefix < 0:
+            raise FreqFormerError(
+                f"cannot adapt {name}: {first[1]} tokens reach its blocks, fewer than its grid of {grid[0]}x{grid[1]}"
+            )
+    else:
+        raise FreqFormerError(f"cannot adapt {name}: its blocks take tensors of shape {first}, not tokens")
+    inside = {id(m) for block in blocks for m in block.modules()}
+    bypassed = frozenset(n for n, m in linears.items() if id(m) in inside and id(m) not in called)
+    return _Seen(dim, layout, grid, prefix, bypassed)
+
+
+def _square(tokens: int, name: str) -> Grid:
+    side = int(tokens**0.5)
+    if side == 0:
+        raise FreqFormerError(f"cannot adapt {name}: no tokens reach its blocks")
+    return side, side
+
+
+def _shape(args: tuple[Any, ...]) -> tuple[int, ...] | None:
+    return tuple(args[0].shape) if args and isinstance(args[0], Tensor) and args[0].ndim in (3, 4) else None
+
+
+def blank_image(model: nn.Module) -> Tensor:
+    """One black image of the size that a model is made for, (1, channels, height, width)."""
+    reference = next(model.parameters())
+    cfg = getattr(model, "pretrained_cfg", None) or {}
+    channels, *size = cfg.get("input_size", (3, 224, 224))
+    own = getattr(patch_embedding(model), "img_size", None) or getattr(model, "img_size", None)
+    if own is not None:
+        size = [own, own] if isinstance(own, int) else list(own)
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if convolution is not None:
+        channels = convolution.in_channels
+    return torch.zeros(1, channels, *size, device=reference.device, dtype=reference.dtype)
+
+
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; then every module is again in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _sketch(path: str, blocks: list[nn.Module]) -> list[float]:
+    """A number of about normal size for each matrix of the blocks, which other weights would not have."""
+    numbers = []
+    for index, block in enumerate(blocks):
+        for name, parameter in block.named_parameters():
+            if parameter.ndim < 2 or parameter.is_meta:
+                continue
+            values = parameter.detach().flatten()
+            chosen = values[:: max(1, len(values) // 1024)][:1024].double().cpu().numpy()
+            signs = np.random.RandomState(crc32(f"{index}.{name}".encode())).choice([-1.0, 1.0], len(chosen))
+            norm = float(np.linalg.norm(chosen))
+            numbers.append(round(float(chosen @ signs) / norm, 3) if norm > 0 else 0.0)
+    return numbers

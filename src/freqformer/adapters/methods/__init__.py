@@ -1,0 +1,7 @@
+"""The methods, a file each or a few that share one: importing this package imports, and so registers, them all."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

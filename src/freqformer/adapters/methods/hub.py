@@ -1,0 +1,157 @@
+"""Methods of Hugging Face PEFT: LoRA, VeRA, BOFT, FourierFT and whatever else has a ``PeftConfig``."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...errors import FreqFormerError, MissingExtra
+from ..handle import Handle
+from ..projections import join, linear_maps, split
+
+# What FreqFiT's configuration has where PEFT's default is another.
+_UPSTREAM: dict[str, dict[str, Any]] = {
+    "LORA": {"r": 8, "lora_alpha": 8},
+    "VERA": {"r": 256, "vera_dropout": 0.1},
+    "BOFT": {"boft_block_size": 4, "boft_n_butterfly_factor": 2, "boft_dropout": 0.1},
+    "FOURIERFT": {"n_frequency": 3000, "scaling": 300.0},
+}
+_ALIASES = {"FFT": "FOURIERFT"}
+
+
+class HubHandle(Handle):
+    """A method of PEFT on a model; ``options`` is its ``PeftConfig``."""
+
+    foldable = True
+
+    def __init__(self, model: nn.Module, adapters: Any, options: Any) -> None:
+        super().__init__(model, adapters, options)
+        self.name = options.peft_type.value.lower()  # type: ignore[misc]
+
+    def build(self) -> None:
+        """Let PEFT put its layers in place of the blocks' linear maps, with query, key and value apart."""
+        from peft import get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        config = self.options
+        if any(isinstance(handle, HubHandle) for handle in self.adapters.handles.values()):
+            raise FreqFormerError("a method of PEFT is on this model already: detach it first")
+        targets = getattr(config, "target_modules", None)
+        self.apart = targets is None or re.search(r"\b(query|key|value)\b", str(targets)) is not None
+        if self.apart:
+            split(self.adapters, self.name)
+        try:
+            if targets is None:
+                config.target_modules = set(linear_maps(self.backbone, self.model, self.name))
+            self.tuner = get_peft_model(self.model, config)
+        except FreqFormerError:
+            self._rejoin()
+            raise
+        except Exception as error:
+            self._rejoin()
+            raise FreqFormerError(f"PEFT cannot put {self.name} on {self.backbone.name}: {error}") from error
+        self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+        self.parts = [name for name, parameter in self.tuner.named_parameters() if parameter.requires_grad]
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """PEFT's own parameters."""
+        found = dict(self.tuner.named_parameters())
+        return {name: found[name] for name in self.parts}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What PEFT would save."""
+        from peft import get_peft_model_state_dict
+
+        self._require_live("state_dict")
+        return {name: value.detach() for name, value in get_peft_model_state_dict(self.tuner).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what PEFT has saved; raises FreqFormerError where names or shapes do not fit."""
+        from peft import set_peft_model_state_dict
+
+        own = self.state_dict()
+        for name in sorted(own.keys() ^ state.keys()):
+            what = "lacks" if name in own else "has an unknown"
+            raise FreqFormerError(f"the state does not fit {self.name} on {self.backbone.name}: it {what} {name}")
+        for name, value in own.items():
+            if value.shape != state[name].shape:
+                raise FreqFormerError(
+                    f"the state does not fit {self.name} on {self.backbone.name}: {name} is {tuple(state[name].shape)} "
+                    f"and must be {tuple(value.shape)}"
+                )
+        set_peft_model_state_dict(self.tuner, dict(state))
+
+    def modules(self) -> list[nn.Module]:
+        """PEFT's layers but for the linear maps within."""
+        return [module for layer in self.layers for name, module in layer.named_children() if name != "base_layer"]
+
+    def describe(self) -> dict[str, Any]:
+        """The method and its config as plain containers."""
+        given = {key: _plain(value) for key, value in self.options.to_dict().items()}
+        return {"method": self.name, "options": {k: v for k, v in given.items() if v is not None}}
+
+    def into_weights(self) -> None:
+        """Merged into the linear maps."""
+        try:
+            self.tuner.merge_and_unload()
+        except (NotImplementedError, AttributeError) as error:
+            raise FreqFormerError(f"PEFT cannot merge {self.name} into the weights: {error}") from error
+        self._leave()
+
+    def unbuild(self) -> None:
+        """Put the linear maps back."""
+        self.tuner.unload()
+        self._leave()
+
+    def write(self, folder: Path) -> None:
+        """PEFT's own files in a folder."""
+        self.tuner.save_pretrained(str(folder), save_embedding_layers=False)
+
+    def _leave(self) -> None:
+        if hasattr(self.model, "peft_config"):
+            del self.model.peft_config
+        self._rejoin()
+
+    def _rejoin(self) -> None:
+        if self.apart:
+            join(self.adapters, self.name)
+
+
+def hub_config(name: str, options: Mapping[str, Any]) -> Any | None:
+    """PEFT's config of a method by name, filled; None where PEFT has no such method.
+
+    Raises:
+        FreqFormerError: it has no such field, or needs a language model.
+        MissingExtra: PEFT is not installed.
+    """
+    try:
+        from peft import PeftType, PromptLearningConfig
+        from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    except ModuleNotFoundError as error:
+        raise MissingExtra("peft", "adapt") from error
+    key = name.upper()
+    key = _ALIASES.get(key, key)
+    if key not in PeftType.__members__:
+        return None
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[key]]
+    if issubclass(kind, PromptLearningConfig):
+        raise FreqFormerError(f"PEFT's {name} is for language models: for prompts take vpt_shallow or vpt_deep")
+    known = kind.__dataclass_fields__
+    if unknown := [field for field in options if field not in known]:
+        raise FreqFormerError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+    try:
+        return kind(**{**_UPSTREAM.get(key, {}), **options})
+    except (TypeError, ValueError) as error:
+        raise FreqFormerError(f"{kind.__name__} refuses its fields: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return value.value if hasattr(value, "value") else value
