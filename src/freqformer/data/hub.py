@@ -22,7 +22,8 @@ VALIDATION = ("validation", "val", "valid")
 # The first of these that is there.
 _SPLITS = {"train": ("train", "train800val200"), "val": (*VALIDATION, "test")}
 # Where there is no such split, the first of each of these that is there, one after the other.
-_JOINED = {"trainval": (("train",), VALIDATION), "train800val200": (("train800",), ("val200",))}
+_THOUSAND = (("train800",), ("val200",))
+_JOINED = {"train": _THOUSAND, "train800val200": _THOUSAND, "trainval": (("train",), VALIDATION)}
 _USUAL = ("image", "img", "label", "labels", "fine_label")
 
 
