@@ -233,7 +233,7 @@ GFNET_FLAGS = """
 --num_workers 3; --pin-mem; --no-pin-mem; --world_size 8; --dist_url env://
 """
 TIMM_FLAGS = """
--c x; --dataset x; -d x; --train-split train; --val-split validation; --dataset-download; --class-map x; --mpi;
+-c x; --dataset x; -d x; --train-split train80; --val-split validation; --dataset-download; --class-map x; --mpi;
 --model gfnet_xs; --pretrained; --initial-checkpoint x; --no-resume-opt; --num-classes 3; --gp avg; --img-size 64;
 --input-size 3 64 64; --crop-pct 0.9; --mean 0 0 0; --std 1 1 1; --interpolation bilinear; -b 2; -vb 2;
 --validation-batch-size 2; --clip-mode norm; --lr-cycle-mul 1; --lr-cycle-decay 0.5; --lr-cycle-limit 1; --lr-k-decay 1;

@@ -106,7 +106,7 @@ def describe_model(
         Plain containers alone.
     """
     cfg = model.pretrained_cfg
-    keep = ("input_size", "mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
+    keep = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "first_conv", "classifier")
     return {
         "architecture": cfg["architecture"],
         "num_classes": model.num_classes,

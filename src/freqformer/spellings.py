@@ -38,8 +38,6 @@ ONLY = {
     "--clip-mode": ("norm",),
     "--eval-metric": ("top1",),
     "--inat-category": ("name",),
-    "--train-split": ("train",),
-    "--val-split": ("validation", "val"),
     "--worker-seeding": ("all",),
     "--aug-splits": ("0",),
     "--epoch-repeats": ("0", "0.0"),

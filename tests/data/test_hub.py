@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from freqformer.data import Samples, UnreadableImage, collate, open_images
+from freqformer.data import Samples, UnreadableImage, collate, open_images, sweep_splits
 from freqformer.errors import FreqFormerError, MissingExtra
 
 datasets = pytest.importorskip("datasets", reason="the extra hub is not installed")
@@ -177,3 +177,31 @@ def test_an_arrow_file_that_vanishes_is_a_bad_image(tmp_path):
     images.read.args[0]._data = None  # As a table is whose file cannot be mapped any more.
     with pytest.raises(UnreadableImage, match="cannot read image set/train/000001"):
         images.load(1)
+
+
+def opened(folder, split):
+    return open_images(f"hf:{folder}", None, split).targets.tolist()
+
+
+def test_splits_by_their_own_names(tmp_path):
+    tables(train800=[0, 1], val200=[2], test=[1, 1]).save_to_disk(str(tmp_path / "vtab"))
+    splits = ("train800", "val200", "train800val200", "train", "val", "test")
+    found = {split: opened(tmp_path / "vtab", split) for split in splits}
+    assert (found["train800"], found["val200"], found["test"], found["val"]) == ([0, 1], [2], [1, 1], [1, 1])
+    assert found["train"] == found["train800val200"] == [0, 1, 2]
+    with pytest.raises(FreqFormerError, match="no split odd, but train800, val200, test"):
+        opened(tmp_path / "vtab", "odd")
+    assert sweep_splits(f"hf:{tmp_path / 'vtab'}") == ("train800", "val200", "train800val200", "test")
+
+    tables(train=[0, 1, 2, 0, 1], validation=[2], test=[1]).save_to_disk(str(tmp_path / "three"))
+    assert opened(tmp_path / "three", "trainval") == [0, 1, 2, 0, 1, 2]
+    assert opened(tmp_path / "three", "validation") == opened(tmp_path / "three", "val") == [2]
+    assert sorted(opened(tmp_path / "three", "train80") + opened(tmp_path / "three", "train20")) == [0, 0, 1, 1, 2]
+    assert sweep_splits("hf:", tmp_path / "three") == ("train", "val", "trainval", "test")
+
+
+def test_a_test_split_is_never_trained_or_tuned_on(tmp_path):
+    tables(train=[0, 1], test=[1]).save_to_disk(str(tmp_path / "two"))
+    with pytest.raises(FreqFormerError, match="no split trainval, but train, test"):
+        opened(tmp_path / "two", "trainval")
+    assert sweep_splits(f"hf:{tmp_path / 'two'}") == ("train80", "train20", "train", "val")

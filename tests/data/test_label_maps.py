@@ -36,11 +36,11 @@ def expected(region, size, source):
     st.tuples(st.integers(60, 250), st.integers(60, 250)),
     st.booleans(),
     st.booleans(),
+    st.sampled_from(["random", "crop", "squash"]),
 )
-def test_a_region_follows_crops_flips_and_resizing_to_the_pixel(seed, size, source, hflip, vflip):
-    transform = train_transform(
-        size, interpolation="bilinear", hflip=float(hflip), vflip=float(vflip), on_device=True, **NORM
-    )
+def test_a_region_follows_crops_flips_and_resizing_to_the_pixel(seed, size, source, hflip, vflip, resize):
+    given = {"interpolation": "bilinear", "resize": resize, "on_device": True}
+    transform = train_transform(size, hflip=float(hflip), vflip=float(vflip), **given, **NORM)
     with seeded(seed):
         image, region = transform(ramps(*source), Region.whole(source))
     assert image.shape == (3, *size)

@@ -75,6 +75,69 @@ def test_eval_agrees_with_timm(shape, crop_pct):
     torch.testing.assert_close(found, theirs(image), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("crop_pct", [0.9, 1.0])
+@pytest.mark.parametrize("shape", [(50, 70), (131, 60)])
+def test_squashing_agrees_with_timm(shape, crop_pct):
+    from timm.data import create_transform
+
+    image = picture(*shape)
+    given = {"interpolation": "bicubic", "crop_pct": crop_pct, "crop_mode": "squash", **NORM}
+    theirs = create_transform((3, 48, 40), **given)
+    torch.testing.assert_close(eval_transform((48, 40), **given)(image), theirs(image), atol=1e-5, rtol=1e-5)
+
+
+CORNERS = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10)]
+
+
+def marked(height, width):
+    """An image with a square of another colour in every corner."""
+    pixels = np.full((height, width, 3), 120, np.uint8)
+    side = max(2, min(height, width) // 4)
+    for colour, down, right in zip(CORNERS, (0, 0, 1, 1), (0, 1, 0, 1), strict=True):
+        rows = slice(height - side, None) if down else slice(side)
+        columns = slice(width - side, None) if right else slice(side)
+        pixels[rows, columns] = colour
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (24, 40), (28, 20)])
+@pytest.mark.parametrize("shape", [(60, 120), (200, 40), (16, 16)])
+def test_squashing_shows_the_whole_image(shape, size):
+    image = marked(*shape)
+    whole = eval_transform(size, crop_pct=1.0, crop_mode="squash", interpolation="bilinear", **NORM)(image)
+    pixels = whole * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    corners = pixels[:, [0, 0, -1, -1], [0, -1, 0, -1]].T * 255
+    assert torch.allclose(corners, torch.tensor(CORNERS).float(), atol=8)
+    train = train_transform(size, resize="squash", hflip=0, aa="none", interpolation="bilinear", **NORM)
+    assert torch.equal(train(image), whole)
+
+
+@pytest.mark.parametrize(("size", "larger"), [((48, 48), (54, 54)), ((28, 28), (32, 32)), ((24, 40), (27, 45))])
+@pytest.mark.parametrize("aspect", [(1, 1), (1, 3), (2, 1)])
+def test_a_random_crop_is_a_window_of_the_image_that_evaluation_cuts_the_middle_of(size, larger, aspect):
+    # Covered as it is, so that every window of the image can be looked for.
+    image = picture(larger[0] * aspect[0], larger[1] * aspect[1])
+    given = {"interpolation": "bilinear", "crop_pct": 0.875, **NORM}
+    shape = (image.height * larger[0] // image.height, image.width * larger[0] // image.height)
+    if shape[1] < larger[1]:
+        shape = (image.height * larger[1] // image.width, larger[1])
+    covering = eval_transform(shape, interpolation="bilinear", crop_pct=1.0, **NORM)(image)
+    windows = covering.unfold(1, size[0], 1).unfold(2, size[1], 1)
+    transform = train_transform(size, resize="crop", hflip=0, aa="none", **given)
+    places = set()
+    for seed in range(10):
+        with seeded(seed):
+            apart = (windows - transform(image)[:, None, None]).abs().amax((0, 3, 4))
+        assert apart.min() < 1e-5
+        places.add(int(apart.argmin()))
+    assert len(places) > 3
+    middle = (windows - eval_transform(size, **given)(image)[:, None, None]).abs().amax((0, 3, 4))
+    row, column = divmod(int(middle.argmin()), middle.shape[1])
+    assert middle.min() < 1e-5
+    assert abs(row - (middle.shape[0] - 1) / 2) <= 0.5
+    assert abs(column - (middle.shape[1] - 1) / 2) <= 0.5
+
+
 def test_eval_without_resizing_only_normalises():
     image = picture()
     expected = (torch.tensor(np.array(image)).double() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
@@ -149,11 +212,18 @@ def test_bad_policy(aa):
         ({"reprob": 0.5, "remode": "noise"}, "unknown mode of random erasing 'noise'"),
         ({"reprob": 0.5, "recount": 0}, "count of at least 1"),
         ({"interpolation": "cubic"}, "unknown interpolation 'cubic'"),
+        ({"resize": "stretch"}, "unknown resize 'stretch': choose random, crop or squash"),
+        ({"resize": "crop", "crop_pct": 0}, "crop_pct must be above 0 and at most 1, not 0"),
     ],
 )
 def test_bad_arguments(arguments, message):
     with pytest.raises(FreqFormerError, match=re.escape(message)):
         train_transform((32, 32), **NORM, **arguments)
+
+
+def test_a_mode_that_timm_alone_has_is_refused():
+    with pytest.raises(FreqFormerError, match="unknown crop_mode 'border': center and squash are known"):
+        eval_transform((32, 32), crop_mode="border", **NORM)
 
 
 @pytest.mark.parametrize("crop_pct", [0, 1.1])

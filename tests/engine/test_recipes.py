@@ -69,7 +69,7 @@ def test_recipes_of_the_same_protocol_differ_in_model_and_data_alone():
         kept = {k: v for k, v in recipe.settings.items() if k not in ("arch", "data_set", "drop_path", "clip_grad")}
         groups.setdefault((recipe.name.partition("_")[0], family(arch)), []).append(kept)
     for group, settings in groups.items():
-        assert group[0] == "finetune" or all(one == settings[0] for one in settings), group
+        assert group[0] in ("finetune", "freqfit") or all(one == settings[0] for one in settings), group
 
 
 def test_an_unknown_recipe_suggests_the_nearest():
@@ -89,6 +89,18 @@ def test_a_short_runs_warm_up_is_a_part_of_it():
     assert recipe_config("imagenet_dfformer_s18").warmup() == 20
     assert recipe_config("imagenet_dfformer_s18", epochs=10).warmup() == 2
     assert recipe_config("imagenet_dfformer_s18", epochs=10, warmup_epochs=7).warmup() == 7
+
+
+def test_freqfits_line_is_its_recipe():
+    """bash run.sh cifar100 sup_vitb16_imagenet21k 64 0.1 0.01 0 0 freqfit"""
+    vtab, fgvc = (recipe_config(f"freqfit_{name}") for name in ("vtab", "fgvc"))
+    for config in (vtab, fgvc):
+        assert (config.batch_size, config.scaled_lr(), config.weight_decay) == (64, 0.1, 0.01)
+        assert (config.opt, config.momentum, config.epochs, config.warmup()) == ("sgd", 0.9, 100, 5)
+        assert (config.sched, config.sched_by_epoch, config.all_epochs()) == ("cosine", True, 100)
+    differ = {key for key, value in asdict(vtab).items() if value != getattr(fgvc, key)}
+    assert differ == {"data_set", "resize", "crop_pct", "hflip"}
+    assert recipe_config("freqfit_vtab", epochs=5).warmup() == 1
 
 
 def distinct():
@@ -143,7 +155,7 @@ def write_maps(root, folder):
             write_map(folder / "train" / label / f"{image.stem}.safetensors", best * 0.0 + 9, best)
 
 
-FAST = ["imagenet_gfnet_ti", "imagenet_dfformer_s18", "finetune_384", "timm"]
+FAST = ["imagenet_gfnet_ti", "imagenet_dfformer_s18", "finetune_384", "freqfit_vtab", "timm"]
 
 
 @pytest.mark.parametrize("name", FAST)

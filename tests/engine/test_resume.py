@@ -133,6 +133,18 @@ def test_two_workers_stopped_and_resumed_change_no_bit(tiny, finished, tmp_path,
     assert_same(left_behind(tmp_path / "run"), left_behind(finished))
 
 
+FREQFIT = {"opt": "sgd", "sched_by_epoch": True, "warmup_prefix": True, "warmup_epochs": 1, "decay_all": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [STEPS + 2, 2 * STEPS - 1, 2 * STEPS])
+def test_a_rate_set_by_epochs_resumes_exactly(tiny, tmp_path, signal_at, left_behind, step):
+    metrics = run(tiny(tmp_path / "whole", **FREQFIT))
+    assert [row["lr"] for row in metrics["epochs"]] == pytest.approx([1e-6, 1e-2, 5.005e-3])
+    stop_and_resume(tiny, tmp_path / "stopped", signal_at, step, **FREQFIT)
+    assert_same(left_behind(tmp_path / "stopped"), left_behind(tmp_path / "whole"))
+
+
 @pytest.mark.parametrize("changes", [{"precision": "bf16-mixed"}, {"model_ema": False, "opt": "sgd", "sched": "step"}])
 def test_other_settings_resume_exactly(tiny, tmp_path, signal_at, left_behind, changes):
     run(tiny(tmp_path / "whole", **changes))

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from freqformer import FreqFormerError
 from freqformer.models.isotropic import isotropic
-from freqformer.tasks import Classification, ClassificationConfig, RunConfig
+from freqformer.tasks import Classification, ClassificationConfig, RunConfig, preprocessing
 
 # Lightning's advice, which tiny data sets do not need, and its own use of what torch deprecates.
 pytestmark = [
@@ -315,3 +315,13 @@ def test_the_description_is_plain_and_complete():
     assert said["label_names"] == ["ant", "bee"]
     assert said["pretrained_cfg"]["input_size"] == [3, 24, 40]
     assert said["pretrained_cfg"]["crop_pct"] == 0.8
+    assert said["pretrained_cfg"]["crop_mode"] == "center"
+    squashed = Classification(config(resize="squash"), label_names=["ant", "bee"]).describe()["pretrained_cfg"]
+    assert (squashed["crop_pct"], squashed["crop_mode"]) == (1.0, "squash")
+
+
+@pytest.mark.parametrize(("resize", "kept"), [("random", "squash"), ("crop", "center"), ("squash", "squash")])
+def test_a_models_own_squashing_gives_way_to_a_crop_alone(resize, kept):
+    cfg = {"input_size": (3, 32, 32), "crop_pct": 0.9, "crop_mode": "squash"}
+    found = preprocessing(config(resize=resize), cfg)
+    assert (found["crop_mode"], found["crop_pct"]) == (kept, 1.0 if resize == "squash" else 0.9)

@@ -1,6 +1,9 @@
 """The optimiser and its schedule as the config says."""
 
+import math
+
 import pytest
+import torch
 
 from freqformer import FreqFormerError
 from freqformer.tasks import Classification, ClassificationConfig
@@ -48,9 +51,88 @@ def test_steps_of_the_schedule_step():
     )
 
 
+def test_a_warm_up_before_the_schedule_is_upstreams():
+    """FreqFit's rate of an epoch: a line to its W-th, then half a cosine over the T - W that are left."""
+    warm, total, lr = 5, 100, 0.5
+    expected = [
+        lr * epoch / warm if epoch < warm else lr * 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (total - warm)))
+        for epoch in range(total)
+    ]
+    found = rates(epochs=total, warmup_epochs=warm, warmup_prefix=True, warmup_lr=0.0, min_lr=0.0)
+    assert list(found) == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("sched", ["cosine", "tanh", "poly", "step"])
+def test_the_schedule_after_a_warm_up_is_that_of_a_shorter_run(sched):
+    given = {"sched": sched, "min_lr": 0.01, "decay_epochs": 2}
+    prefixed = list(rates(epochs=8, warmup_epochs=2, warmup_prefix=True, warmup_lr=0.0, **given))
+    assert prefixed == pytest.approx([0, 0.25, *rates(epochs=6, **given)])
+
+
+@pytest.mark.parametrize("by_epoch", [False, True])
+def test_a_schedule_by_epochs_has_one_rate_an_epoch(monkeypatch, by_epoch):
+    settings = {"lr": 0.5, "lr_base_batch": None, "epochs": 4, "warmup_epochs": 1, "sched_by_epoch": by_epoch}
+    task = Classification(ClassificationConfig(arch="test_gfnet", **settings), num_classes=3)
+    optimizer, scheduler = task.optimization(STEPS)
+    found = [optimizer.param_groups[0]["lr"]]
+    for step in range(1, 4 * STEPS):
+        monkeypatch.setattr(Classification, "global_step", step)
+        task.lr_scheduler_step(scheduler, None)
+        found.append(optimizer.param_groups[0]["lr"])
+    begun = list(rates(epochs=4, warmup_epochs=1))
+    assert found[::STEPS] == begun
+    assert (found == [rate for rate in begun for _ in range(STEPS)]) == by_epoch
+
+
+@pytest.mark.parametrize("arch", ["test_gfnet", "test_dfformer"])
+def test_decay_of_all_spares_the_classifiers_bias_alone(arch):
+    task = Classification(ClassificationConfig(arch=arch, weight_decay=0.1, decay_all=True), num_classes=3)
+    optimizer, _ = task.optimization(STEPS)
+    spared, decayed = optimizer.param_groups
+    assert (spared["weight_decay"], decayed["weight_decay"]) == (0, 0.1)
+    classifier = task.model.get_classifier()
+    classifier = getattr(classifier, "fc2", classifier)
+    assert [id(p) for p in spared["params"]] == [id(classifier.bias)]
+    assert len(decayed["params"]) == len(list(task.model.parameters())) - 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"weight_decay": 0.0},
+        {"weight_decay": 0.1},
+        {"weight_decay": 0.0, "decay_all": True},
+        {"weight_decay": 0.1, "decay_all": True},
+        {"weight_decay": 0.1, "layer_decay": 0.5},
+        {"weight_decay": 0.0, "layer_decay": 0.5},
+    ],
+)
+def test_what_is_frozen_has_no_place_in_the_optimiser(settings):
+    task = Classification(ClassificationConfig(arch="test_gfnet", **settings), num_classes=3)
+    task.model.requires_grad_(False)
+    task.model.head.requires_grad_(True)
+    optimizer, _ = task.optimization(STEPS)
+    given = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert given == {id(p) for p in task.model.head.parameters()}
+    task.model(torch.zeros(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    assert {id(p) for p in optimizer.state} == given
+
+
+def test_nothing_to_train_is_one_line():
+    task = Classification(ClassificationConfig(arch="test_gfnet"), num_classes=3)
+    task.model.requires_grad_(False)
+    with pytest.raises(FreqFormerError, match="empty parameter list"):
+        task.optimization(STEPS)
+
+
 @pytest.mark.parametrize(
     ("settings", "flag"),
     [
+        ({"epochs": 5, "warmup_epochs": 5, "warmup_prefix": True}, "--warmup-epochs must be less than --epochs 5"),
+        ({"decay_all": True, "layer_decay": 0.9}, "--layer-decay must be none with --decay-all"),
+        ({"resize": "stretch"}, "--resize must be random, crop or squash"),
+        ({"resize": "squash", "crop_pct": 0.9}, "--crop-pct must be 1 with --resize squash"),
         ({"cooldown_epochs": -1}, "--cooldown-epochs"),
         ({"decay_epochs": 0}, "--decay-epochs"),
         ({"decay_rate": 0}, "--decay-rate"),

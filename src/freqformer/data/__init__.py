@@ -1,6 +1,6 @@
 """Data sets, their samples' transforms, and the order and randomness of training."""
 
-from freqformer.data.datasets import DATA_SETS, open_images
+from freqformer.data.datasets import DATA_SETS, SweepSplits, open_images, splits_of, sweep_splits
 from freqformer.data.device import DeviceAugmentation
 from freqformer.data.folders import EXTENSIONS
 from freqformer.data.images import Images, UnreadableImage, decode, printable
@@ -9,16 +9,20 @@ from freqformer.data.randomness import mix, seeded
 from freqformer.data.sampler import EpochBatchSampler, epoch_order
 from freqformer.data.samples import Samples, collate
 from freqformer.data.transforms import eval_transform, train_transform, whole_transform
+from freqformer.data.vtab import VTAB_GROUPS, VTAB_TASKS
 
 __all__ = [
     "DATA_SETS",
     "EXTENSIONS",
+    "VTAB_GROUPS",
+    "VTAB_TASKS",
     "DeviceAugmentation",
     "EpochBatchSampler",
     "Images",
     "LabelMaps",
     "Region",
     "Samples",
+    "SweepSplits",
     "UnreadableImage",
     "collate",
     "decode",
@@ -29,6 +33,8 @@ __all__ = [
     "open_images",
     "printable",
     "seeded",
+    "splits_of",
+    "sweep_splits",
     "train_transform",
     "whole_transform",
 ]

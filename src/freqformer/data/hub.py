@@ -16,7 +16,14 @@ from freqformer.errors import FreqFormerError, MissingExtra
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-_SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "test")}
+VALIDATION = ("validation", "val", "valid")
+"""What data sets call their validation split."""
+
+# The first of these that is there.
+_SPLITS = {"train": ("train", "train800val200"), "val": (*VALIDATION, "test")}
+# Where there is no such split, the first of each of these that is there, one after the other.
+_THOUSAND = (("train800",), ("val200",))
+_JOINED = {"train": _THOUSAND, "train800val200": _THOUSAND, "trainval": (("train",), VALIDATION)}
 _USUAL = ("image", "img", "label", "labels", "fine_label")
 
 
@@ -28,7 +35,8 @@ def open_hub(name: str, root: Path | None, split: str) -> Images:
             several; "hf:" alone takes ``root``. A folder is one of ``save_to_disk``, or of anything that
             ``datasets.load_dataset`` reads by itself (parquet files, class folders).
         root: the folder for "hf:" alone.
-        split: "train", or "val" for the first of validation, val, valid and test that is there.
+        split: "train"; "val" for the first of validation, val, valid and test that is there; "trainval" for train
+            followed by validation; or any split's own name.
 
     Returns:
         The images in the data set's order; the image's column and the label's are found by their types.
@@ -37,18 +45,11 @@ def open_hub(name: str, root: Path | None, split: str) -> Images:
         FreqFormerError: the data set cannot be loaded, or has not the splits or columns that are needed.
         MissingExtra: the library ``datasets`` is not installed.
     """
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise MissingExtra("datasets", "hub") from error
-    source, _, configuration = name.removeprefix("hf:").partition("@")
-    if not source:
-        if root is None:
-            raise FreqFormerError("hf: needs the name of a data set (hf:NAME), or a folder; give --data-path")
-        source = str(root)
-    if os.path.isdir(os.path.expanduser(source)):
-        source = os.path.expanduser(source)
-    part, table = _split(name, _load(source, configuration or None), split)
+    _require_datasets()
+    import datasets
+
+    source, configuration = _source(name, root)
+    part, table = _split(name, _load(source, configuration), split)
     image = _column(name, table, datasets.Image)
     label = _column(name, table, datasets.ClassLabel)
     targets = np.asarray(table.select_columns(label).with_format("numpy")[:][label], dtype=np.int64)
@@ -65,6 +66,31 @@ def open_hub(name: str, root: Path | None, split: str) -> Images:
         identify=partial(_identify, encoded, image, prefix),
         root=source if os.path.isdir(source) else None,
     )
+
+
+def hub_splits(name: str, root: Path | None) -> list[str]:
+    """The splits' names of a Hugging Face data set, which is loaded for it; arguments and errors of `open_hub`."""
+    _require_datasets()
+    return list(_tables(_load(*_source(name, root))))
+
+
+def _require_datasets() -> None:
+    try:
+        import datasets  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise MissingExtra("datasets", "hub") from error
+
+
+def _source(name: str, root: Path | None) -> tuple[str, str | None]:
+    """The folder or the name on the hub, and the configuration."""
+    source, _, configuration = name.removeprefix("hf:").partition("@")
+    if not source:
+        if root is None:
+            raise FreqFormerError("hf: needs the name of a data set (hf:NAME), or a folder; give --data-path")
+        source = str(root)
+    if os.path.isdir(os.path.expanduser(source)):
+        source = os.path.expanduser(source)
+    return source, configuration or None
 
 
 def _load(source: str, configuration: str | None) -> "Dataset | DatasetDict":
@@ -88,11 +114,21 @@ def _load(source: str, configuration: str | None) -> "Dataset | DatasetDict":
 
 
 def _split(name: str, loaded: "Dataset | DatasetDict", split: str) -> tuple[str, "Dataset"]:
-    tables: dict[Any, Any] = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split): loaded}
-    for wanted in _SPLITS[split]:
-        if wanted in tables:
-            return wanted, tables[wanted]
-    raise FreqFormerError(f"{name}: there is no split {' or '.join(_SPLITS[split])}, but {_listed(map(str, tables))}")
+    from datasets import concatenate_datasets
+
+    tables = _tables(loaded)
+    choices = _SPLITS.get(split, (split,))
+    if here := [wanted for wanted in choices if wanted in tables]:
+        return here[0], tables[here[0]]
+    parts = [next((part for part in parts if part in tables), None) for parts in _JOINED.get(split, ())]
+    if parts and None not in parts:
+        return split, concatenate_datasets([tables[str(part)] for part in parts])
+    raise FreqFormerError(f"{name}: there is no split {' or '.join(choices)}, but {_listed(tables)}")
+
+
+def _tables(loaded: "Dataset | DatasetDict") -> dict[str, "Dataset"]:
+    splits: dict[Any, Any] = dict(loaded) if isinstance(loaded, dict) else {loaded.split: loaded}
+    return {str(split): table for split, table in splits.items()}
 
 
 def _column(name: str, table: "Dataset", kind: type) -> str:

@@ -70,6 +70,9 @@ def _species(name: str, root: Path, train: dict[str, Any], numbers: list[int]) -
     return species if len(set(species)) == len(species) else [str(number) for number in numbers]
 
 
+FGVC_SPLITS = ("train", "val", "trainval", "test")
+
+
 def open_fgvc(name: str, root: Path, split: str) -> Images:
     """Open one split of an FGVC data set (CUB, NABirds, Flowers, Dogs, Cars) as VPT and FreqFit list them.
 
@@ -79,26 +82,30 @@ def open_fgvc(name: str, root: Path, split: str) -> Images:
     Args:
         name: the data set's name, for errors.
         root: the folder of the JSON files; paths are relative to it, or to its ``images`` or ``Images``.
-        split: "train"; "val" is ``val.json``, or ``test.json`` where there is none.
+        split: "train" or "test"; "val" is ``val.json``, or ``test.json`` where there is none; "trainval" is
+            ``train.json`` followed by ``val.json``.
 
     Returns:
-        The images in the JSON file's order.
+        The images in the JSON files' order.
 
     Raises:
         FreqFormerError: a file is missing or damaged, or a class is not in the training split.
     """
-    file = root / f"{split}.json"
-    if split == "val" and not file.is_file():
-        file = root / "test.json"
-    content = _paths_and_numbers(name, file)
+    parts = ["train", "val"] if split == "trainval" else [split]
+    if split == "val" and not (root / "val.json").is_file():
+        parts = ["test"]
+    files = [root / f"{part}.json" for part in parts]
+    contents = [_paths_and_numbers(name, file) for file in files]
     train = root / "train.json"
-    numbers = sorted(set((_paths_and_numbers(name, train) if train.is_file() else content).values()))
-    target_of = {number: target for target, number in enumerate(numbers)}
-    if unknown := [number for number in content.values() if number not in target_of]:
-        raise FreqFormerError(f"{name}: {file} has the class {unknown[0]}, which {train} has not")
+    numbering = _paths_and_numbers(name, train) if train.is_file() else contents[0]
+    target_of = {number: target for target, number in enumerate(sorted(set(numbering.values())))}
+    for file, content in zip(files, contents, strict=True):
+        if unknown := [number for number in content.values() if number not in target_of]:
+            raise FreqFormerError(f"{name}: {file} has the class {unknown[0]}, which {train} has not")
+    rows = [row for content in contents for row in content.items()]
     folders = [root, root / "images", root / "Images"]
-    paths = _placed(name, root, list(content), [partial(os.path.join, folder) for folder in folders])
-    return open_files([str(number) for number in numbers], paths, [target_of[n] for n in content.values()], root)
+    paths = _placed(name, root, [path for path, _ in rows], [partial(os.path.join, folder) for folder in folders])
+    return open_files([str(number) for number in target_of], paths, [target_of[number] for _, number in rows], root)
 
 
 def _paths_and_numbers(name: str, file: Path) -> dict[str, int]:

@@ -40,6 +40,8 @@ def train_transform(
     mean: Sequence[float],
     std: Sequence[float],
     interpolation: str = "bicubic",
+    resize: str = "random",
+    crop_pct: float = 0.875,
     hflip: float = 0.5,
     vflip: float = 0.0,
     aa: str = "rand-m9-mstd0.5-inc1",
@@ -54,13 +56,16 @@ def train_transform(
 ) -> Callable[..., Any]:
     """Build the training transform of DeiT and GFNet.
 
-    Sizes up to 32 are padded and cropped at random; larger ones are a random crop resized. Flips, timm's policy of
-    colours and geometry (without a policy the colour jitter), normalisation and random erasing follow.
+    The image is brought to the size in one of several ways. Flips, timm's policy of colours and geometry (without a
+    policy the colour jitter), normalisation and random erasing follow.
 
     Args:
         size: (H, W) of the result.
         mean, std: of each channel, for pixels in 0..1.
         interpolation: "nearest", "bilinear", "bicubic", "lanczos", or "random": bilinear or bicubic for each image.
+        resize: "random" is a random crop resized, or for sizes up to 32 the padded image cropped at random; "crop" a
+            random crop of the image that covers ``size / crop_pct``; "squash" the whole image, whatever its aspect.
+        crop_pct: the side of the "crop" as a part of the resized image's, in (0, 1].
         hflip, vflip: probability of the horizontal and the vertical flip.
         aa: timm's policy, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4", "original"; "" or "none" is off.
         color_jitter: largest relative change of brightness, contrast and saturation, where ``aa`` is off.
@@ -89,7 +94,14 @@ def train_transform(
     if len(ratio) != 2 or not 0 < ratio[0] <= ratio[1]:
         raise FreqFormerError(f"the crop's ratio must satisfy 0 < low <= high, not {ratio}")
     modes = ["bilinear", "bicubic"] if interpolation == "random" else [interpolation]
-    crops = [_random_crop(size, scale, ratio, padding, _interpolation(mode)) for mode in modes]
+    if resize == "random":
+        crops = [_random_crop(size, scale, ratio, padding, _interpolation(mode)) for mode in modes]
+    elif resize == "crop":
+        crops = [v2.Compose([_covering(size, crop_pct, mode), v2.RandomCrop(size)]) for mode in modes]
+    elif resize == "squash":
+        crops = [v2.Resize(size, _interpolation(mode)) for mode in modes]
+    else:
+        raise FreqFormerError(f"unknown resize {resize!r}: choose random, crop or squash")
     steps: list[Callable] = [crops[0] if len(crops) == 1 else v2.RandomChoice(crops)]
     if hflip:
         steps.append(v2.RandomHorizontalFlip(hflip))
@@ -132,14 +144,17 @@ def eval_transform(
     std: Sequence[float],
     interpolation: str = "bicubic",
     crop_pct: float = 0.875,
+    crop_mode: str = "center",
 ) -> Transform:
-    """Build the evaluation transform: cover ``size / crop_pct``, cut out the centre, normalise.
+    """Build the evaluation transform: resize to ``size / crop_pct``, cut out the centre, normalise.
 
     Args:
         size: (H, W) of the result.
         mean, std: of each channel, for pixels in 0..1.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
         crop_pct: the side of the centre crop as a part of the resized image's, in (0, 1].
+        crop_mode: timm's word for how the image is resized: "center" keeps its aspect and covers the size, "squash"
+            does not keep it.
 
     Returns:
         A picklable function from an RGB image to a float32 tensor (3, H, W).
@@ -147,18 +162,20 @@ def eval_transform(
     Raises:
         FreqFormerError: an argument is out of its range.
     """
-    if not 0 < crop_pct <= 1:
-        raise FreqFormerError(f"crop_pct must be above 0 and at most 1, not {crop_pct}")
-    covered = (math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct))
-    cover = partial(_cover, size=covered, mode=_interpolation(interpolation))
-    return v2.Compose([cover, v2.CenterCrop(size), _normaliser(mean, std)])
+    if crop_mode == "center":
+        resize = _covering(size, crop_pct, interpolation)
+    elif crop_mode == "squash":
+        resize = v2.Resize(_enlarged(size, crop_pct), _interpolation(interpolation))
+    else:
+        raise FreqFormerError(f"unknown crop_mode {crop_mode!r}: center and squash are known")
+    return v2.Compose([resize, v2.CenterCrop(size), _normaliser(mean, std)])
 
 
 def whole_transform(
     size: tuple[int, int], *, mean: Sequence[float], std: Sequence[float], interpolation: str = "bicubic"
 ) -> Transform:
     """Build a transform that squeezes the whole image to (H, W), whatever its aspect, and normalises it."""
-    return v2.Compose([v2.Resize(size, _interpolation(interpolation)), _normaliser(mean, std)])
+    return eval_transform(size, mean=mean, std=std, interpolation=interpolation, crop_pct=1.0, crop_mode="squash")
 
 
 def _random_crop(
@@ -185,22 +202,36 @@ def _interpolation(name: str) -> InterpolationMode:
     return InterpolationMode(name)
 
 
-def _resize(image: Image.Image, size: tuple[int, int], mode: InterpolationMode) -> Image.Image:
-    return image if image.size == size[::-1] else F.resize(image, list(size), mode)
+def _enlarged(size: tuple[int, int], crop_pct: float) -> tuple[int, int]:
+    """What a crop of (H, W) is cut from."""
+    if not 0 < crop_pct <= 1:
+        raise FreqFormerError(f"crop_pct must be above 0 and at most 1, not {crop_pct}")
+    return math.floor(size[0] / crop_pct), math.floor(size[1] / crop_pct)
 
 
-def _cover(image: Image.Image, size: tuple[int, int], mode: InterpolationMode) -> Image.Image:
-    """Resize to the smallest image of the same aspect that covers ``size`` (H, W)."""
+def _covering(size: tuple[int, int], crop_pct: float, interpolation: str) -> Callable[..., Any]:
+    return partial(_cover, size=_enlarged(size, crop_pct), mode=_interpolation(interpolation))
+
+
+def _cover(image: Image.Image, *others: Any, size: tuple[int, int], mode: InterpolationMode) -> Any:
+    """Resize to the smallest image of the same aspect that covers ``size`` (H, W), and what goes with it."""
     (height, width), (width_in, height_in) = size, image.size
+    inputs = [image, *others]
     # Far more of a thin image than is kept would be enlarged with it: a line of 10,000 pixels to gigabytes.
     longest_h = math.ceil(8 * height * width_in / width)
     longest_w = math.ceil(8 * width * height_in / height)
     if height_in > longest_h or width_in > longest_w:
-        height_in, width_in = min(height_in, longest_h), min(width_in, longest_w)
-        image = F.center_crop(image, [height_in, width_in])
+        kept = min(height_in, longest_h), min(width_in, longest_w)
+        top, left = round((height_in - kept[0]) / 2), round((width_in - kept[1]) / 2)
+        inputs = [F.crop(each, top, left, *kept) for each in inputs]
+        height_in, width_in = kept
     if height_in * width <= width_in * height:
-        return _resize(image, (height, width_in * height // height_in), mode)
-    return _resize(image, (height_in * width // width_in, width), mode)
+        target = [height, width_in * height // height_in]
+    else:
+        target = [height_in * width // width_in, width]
+    if [height_in, width_in] != target:
+        inputs = [F.resize(each, target, mode) for each in inputs]
+    return tuple(inputs) if others else inputs[0]
 
 
 def _normaliser(mean: Sequence[float], std: Sequence[float]) -> Transform:

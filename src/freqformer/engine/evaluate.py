@@ -33,9 +33,12 @@ class EvaluationConfig:
     """The model's name; only bare weights need it."""
     data_set: str = "IMNET"
     """IMNET or FOLDER (val/ of class folders), CARS, FLOWERS, PETS, INAT, INAT19, FGVC (JSON splits),
-    FASHION_MNIST, MNIST, CIFAR10, CIFAR100, WDS (tar shards), DIGITS, or hf:NAME (of Hugging Face, or hf:FOLDER)."""
+    FASHION_MNIST, MNIST, CIFAR10, CIFAR100, WDS (tar shards), DIGITS, a task of VTAB-1k (cifar100, clevr-count ...)
+    or hf:NAME (of Hugging Face, or hf:FOLDER)."""
     data_path: str | None = None
     """The folder the data set lies in."""
+    split: str = "val"
+    """What to evaluate on: val, or another split of the data set, such as test, train or train20."""
     input_size: int | tuple[int, int] | None = None
     """Image side in pixels, or [height, width]; by default what the checkpoint was trained at."""
     crop_pct: float | None = None
@@ -96,7 +99,7 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
     }
     cfg = {**model.pretrained_cfg, **{key: value for key, value in changes.items() if value is not None}}
     model.pretrained_cfg = cfg
-    images = open_images(config.data_set, config.data_path, "val", classes=cfg.get("label_names"))
+    images = open_images(config.data_set, config.data_path, config.split, classes=cfg.get("label_names"))
     if len(images.classes) != model.num_classes:
         raise FreqFormerError(
             f"class-count mismatch: the data has {len(images.classes)} classes and the model {model.num_classes}; "

@@ -5,7 +5,9 @@ from .classification import (
     ClassificationConfig,
     evaluation_samples,
     model_transform,
+    preprocessing,
     require_size,
+    training_transform,
 )
 from .config import RunConfig, require
 from .task import Task
@@ -17,6 +19,8 @@ __all__ = [
     "Task",
     "evaluation_samples",
     "model_transform",
+    "preprocessing",
     "require",
     "require_size",
+    "training_transform",
 ]

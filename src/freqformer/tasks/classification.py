@@ -1,7 +1,7 @@
 """Image classification."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,14 @@ class ClassificationConfig(RunConfig):
     """Further keywords of the model, such as num_heads or spectral_depth."""
     data_set: str = "IMNET"
     """IMNET or FOLDER (train/ and val/ of class folders), CARS, FLOWERS, PETS, INAT, INAT19, FGVC (JSON splits),
-    FASHION_MNIST, MNIST, CIFAR10, CIFAR100, WDS (tar shards), DIGITS, or hf:NAME (of Hugging Face, or hf:FOLDER)."""
+    FASHION_MNIST, MNIST, CIFAR10, CIFAR100, WDS (tar shards), DIGITS, a task of VTAB-1k (cifar100, clevr-count ...)
+    or hf:NAME (of Hugging Face, or hf:FOLDER)."""
     data_path: str | None = None
     """The folder the data set lies in."""
+    train_split: str = "train"
+    """What to train on: train, train80 (four fifths of it), or another split of the data set, such as train800."""
+    val_split: str = "val"
+    """What to evaluate on: val, train20 (the fifth of train that train80 leaves), or another split, such as test."""
     input_size: int | tuple[int, int] | None = None
     """Image side in pixels, or [height, width]; by default the model's native size."""
     limit_train: int | None = None
@@ -70,6 +75,10 @@ class ClassificationConfig(RunConfig):
     """Probability of a horizontal flip."""
     vflip: float = 0.0
     """Probability of a vertical flip."""
+    resize: str = "random"
+    """How images get the input size: random (in training a random crop, resized; in evaluation as crop), crop (the
+    shorter side resized to the input size / crop_pct, then in training a random crop, in evaluation the middle) or
+    squash (the whole image, whatever its aspect)."""
     scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest share of the image's area that a random crop takes, where it is resized."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -122,6 +131,10 @@ class ClassificationConfig(RunConfig):
         self._check_teaching()
         require(self.crop_pct is None or 0 < self.crop_pct <= 1, "--crop-pct", "above 0, at most 1", self.crop_pct)
         require(self.crop_padding is None or self.crop_padding >= 0, "--crop-padding", "0 or more", self.crop_padding)
+        require(self.resize in ("random", "crop", "squash"), "--resize", "random, crop or squash", self.resize)
+        require(
+            self.resize != "squash" or self.crop_pct in (None, 1), "--crop-pct", "1 with --resize squash", self.crop_pct
+        )
         require_size(self.input_size)
 
     def _check_teaching(self) -> None:
@@ -145,29 +158,12 @@ class ClassificationConfig(RunConfig):
         Raises:
             FreqFormerError: unusable data, an unknown model, or an unfit checkpoint.
         """
-        train = open_images(self.data_set, self.data_path, "train", limit=self.limit_train)
-        val = open_images(self.data_set, self.data_path, "val", classes=train.classes)
+        train = open_images(self.data_set, self.data_path, self.train_split, limit=self.limit_train)
+        val = open_images(self.data_set, self.data_path, self.val_split, classes=train.classes)
         task = Classification(self, label_names=train.classes)
         if self.finetune is not None:
             load_checkpoint(task.model, self.finetune)
-        cfg = task.model.pretrained_cfg
-        augment = train_transform(
-            cfg["input_size"][1:],
-            mean=cfg["mean"],
-            std=cfg["std"],
-            interpolation=self.train_interpolation or self.interpolation,
-            hflip=self.hflip,
-            vflip=self.vflip,
-            aa=self.aa,
-            color_jitter=self.color_jitter,
-            reprob=self.reprob,
-            remode=self.remode,
-            recount=self.recount,
-            scale=self.scale,
-            ratio=self.ratio,
-            padding=self.crop_padding,
-            on_device=self.augment_on_device,
-        )
+        augment = training_transform(self, task.model.pretrained_cfg)
         maps = None
         if self.token_label_data is not None:
             maps = LabelMaps(self.token_label_data, self.data_path, len(train.classes))
@@ -312,7 +308,43 @@ def model_transform(model: Classifier) -> Any:
         std=cfg["std"],
         interpolation=cfg["interpolation"],
         crop_pct=cfg["crop_pct"],
+        crop_mode=cfg.get("crop_mode") or "center",
     )
+
+
+def training_transform(config: ClassificationConfig, cfg: Mapping[str, Any]) -> Any:
+    """The augmentation of a run for the input size and the normalisation of a model's ``pretrained_cfg``."""
+    return train_transform(
+        cfg["input_size"][1:],
+        mean=cfg["mean"],
+        std=cfg["std"],
+        interpolation=config.train_interpolation or config.interpolation,
+        resize=config.resize,
+        crop_pct=cfg["crop_pct"],
+        hflip=config.hflip,
+        vflip=config.vflip,
+        aa=config.aa,
+        color_jitter=config.color_jitter,
+        reprob=config.reprob,
+        remode=config.remode,
+        recount=config.recount,
+        scale=config.scale,
+        ratio=config.ratio,
+        padding=config.crop_padding,
+        on_device=config.augment_on_device,
+    )
+
+
+def preprocessing(config: ClassificationConfig, cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's ``pretrained_cfg`` with the evaluation that a run's config asks for."""
+    changes: dict[str, Any] = {"interpolation": config.interpolation}
+    if config.crop_pct is not None:
+        changes["crop_pct"] = config.crop_pct
+    if config.resize == "squash":
+        changes |= {"crop_mode": "squash", "crop_pct": 1.0}
+    elif config.resize == "crop":
+        changes["crop_mode"] = "center"
+    return {**cfg, **changes}
 
 
 def _make_model(config: ClassificationConfig, num_classes: int) -> SpectralNet:
@@ -322,10 +354,7 @@ def _make_model(config: ClassificationConfig, num_classes: int) -> SpectralNet:
     if config.drop_path is not None:
         arguments["drop_path_rate"] = config.drop_path
     model = create_model(config.arch, **arguments)
-    cfg = {**model.pretrained_cfg, "interpolation": config.interpolation}
-    if config.crop_pct is not None:
-        cfg["crop_pct"] = config.crop_pct
-    model.pretrained_cfg = cfg
+    model.pretrained_cfg = preprocessing(config, model.pretrained_cfg)
     return model
 
 

@@ -37,6 +37,8 @@ class RunConfig:
     """The batch that lr is meant for; none takes lr as it is."""
     sched: str = "cosine"
     """Learning-rate schedule, by timm's name, followed step by step."""
+    sched_by_epoch: bool = False
+    """Follow the schedule epoch by epoch: all steps of one have the learning rate of its first."""
     min_lr: float = 1e-5
     """Learning rate at the end of the schedule."""
     decay_epochs: float = 30.0
@@ -47,10 +49,14 @@ class RunConfig:
     """Learning rate at the start of the warm-up."""
     warmup_epochs: float | None = None
     """Epochs of warm-up; by default 5, or a fifth of a run shorter than 25 epochs."""
+    warmup_prefix: bool = False
+    """Begin the schedule after the warm-up, for the epochs that are left; otherwise the warm-up hides its beginning."""
     cooldown_epochs: int = 0
     """Epochs at min_lr after those of the schedule cosine, tanh or poly."""
     weight_decay: float = 0.05
     """Weight decay; norms, biases and position embeddings have none."""
+    decay_all: bool = False
+    """Weight decay of everything but the classifier's bias."""
     layer_decay: float | None = None
     """Each group of layers learns at this share of the rate of the group above it; none: all alike."""
     clip_grad: float | None = 1.0
@@ -149,6 +155,15 @@ class RunConfig:
             "--warmup-epochs",
             f"between 0 and --epochs {self.epochs}",
             self.warmup_epochs,
+        )
+        require(
+            not self.warmup_prefix or self.warmup() < self.epochs,
+            "--warmup-epochs",
+            f"less than --epochs {self.epochs} with --warmup-prefix",
+            self.warmup_epochs,
+        )
+        require(
+            not self.decay_all or self.layer_decay is None, "--layer-decay", "none with --decay-all", self.layer_decay
         )
         require(0 <= self.model_ema_decay < 1, "--model-ema-decay", "between 0 and 1", self.model_ema_decay)
 

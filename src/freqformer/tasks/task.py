@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ class Task(LightningModule):
         self.steps_per_epoch: int | None = None
         """Steps of the optimiser; set by an engine that knows it: asking the Trainer would start its loader before a
         resumed run knows where it stopped."""
+        self._period = 1
+        """Steps that share a learning rate."""
         if config.grad_checkpointing:
             model.set_grad_checkpointing()  # type: ignore[operator]
         if config.compile:
@@ -100,7 +102,8 @@ class Task(LightningModule):
         more: dict[str, Any] = {"eps": config.opt_eps, "betas": config.opt_betas}
         try:
             optimizer = create_optimizer_v2(
-                self.model,
+                # timm's groups for the decay by layers leave out what is frozen, as these do.
+                _groups(self.model, config) if config.layer_decay is None else self.model,
                 opt=config.opt,
                 lr=config.scaled_lr(processes),
                 weight_decay=config.weight_decay,
@@ -117,22 +120,40 @@ class Task(LightningModule):
         scheduler, _ = create_scheduler_v2(
             optimizer,
             sched=config.sched,
-            num_epochs=config.epochs,
+            # timm's warm-up before the schedule makes the run longer.
+            num_epochs=config.epochs - (config.warmup() if config.warmup_prefix else 0),  # type: ignore[arg-type]
             decay_epochs=config.decay_epochs,
             decay_rate=config.decay_rate,
             warmup_epochs=config.warmup(),  # type: ignore[arg-type]
             min_lr=config.min_lr,
             warmup_lr=config.warmup_lr,
+            warmup_prefix=config.warmup_prefix,
             step_on_epochs=False,
             updates_per_epoch=steps_per_epoch,
         )
         assert scheduler is not None
+        self._period = steps_per_epoch if config.sched_by_epoch else 1
         return optimizer, scheduler
 
     def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:  # type: ignore[override]
         """Set the learning rate of the step to come."""
-        scheduler.step_update(self.global_step)
+        scheduler.step_update(self.global_step // self._period * self._period)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint say which model it holds."""
         checkpoint["description"] = self.describe()
+
+
+def _groups(model: nn.Module, config: RunConfig) -> list[dict[str, Any]]:
+    """The trained parameters by their weight decay; the optimiser must not keep a state of frozen ones."""
+    if not config.decay_all:
+        spared: set[str] = getattr(model, "no_weight_decay", set)()
+        return param_groups_weight_decay(model, config.weight_decay, no_weight_decay_list=spared)
+    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    biases = {f"{name}.bias" for name in ((classifier,) if isinstance(classifier, str) else classifier)}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    groups = [
+        {"params": [p for name, p in trained.items() if name in biases], "weight_decay": 0.0},
+        {"params": [p for name, p in trained.items() if name not in biases], "weight_decay": config.weight_decay},
+    ]
+    return [group for group in groups if group["params"]]

@@ -94,7 +94,7 @@ def fit_recipe(recipe: Recipe, given: dict[str, Any]) -> None:
         if given.get(field) is None:
             raise FreqFormerError(f"the recipe {recipe.name} needs --{field.replace('_', '-')}")
     warmup = recipe.settings.get("warmup_epochs")
-    if warmup is not None and given["warmup_epochs"] == warmup > given["epochs"]:
+    if warmup is not None and given["warmup_epochs"] == warmup >= given["epochs"]:
         # The recipe's warm-up is for a long run; the default is a part of a short one.
         given["warmup_epochs"] = None
 
