@@ -2,13 +2,15 @@
 
 import hashlib
 import http.client
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
+from zipfile import is_zipfile
 
 import numpy as np
 import timm
@@ -25,6 +27,7 @@ WEIGHTS_ROOT = "pretrained"
 """The folder of the files unless another is named."""
 _SILENCE_S = 60
 _PIECE = 1 << 20
+_POSITIONS = re.compile(r"pos(itional)?_embed(ding)?$")
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Encoder:
     """The names that it goes by under the weights' folder; what is fetched gets the first."""
     link: str
     fill: Callable[[VisionTransformer, Path], None]
+    """Puts the file's weights into the network, and leaves that at the file's image size."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -76,8 +80,10 @@ def make_encoder(
         raise FreqFormerError(f"cannot make {name}: {_line(error)}") from error
     if pretrained:
         path = _find(encoder, Path(WEIGHTS_ROOT if weights_root is None else weights_root))
+        own_size = model.patch_embed.img_size
         try:
             encoder.fill(model, path)
+            model.set_input_size(own_size)
         except FreqFormerError:
             raise
         except Exception as error:  # numpy, zipfile, timm and torch have errors of their own for files and shapes
@@ -100,13 +106,16 @@ def make_encoder(
 
 def _fill_from_jax(model: VisionTransformer, path: Path) -> None:
     """The arrays that Google's JAX code saves, put in place by timm's own reader."""
-    # timm copies what it looks for, stretching shapes, and passes over the rest: whether all fitted is seen here.
+    if not is_zipfile(path):
+        raise FreqFormerError(f"cannot read {path}: truncated or not an .npz file")
     with np.load(path, allow_pickle=False) as file:
-        held = sum(file[key].size for key in file.files if not re.search(r"head/|pre_logits/|pos_embedding$", key))
+        held = {key: file[key].shape for key in file.files if not re.search(r"head/|pre_logits/", key)}
+    _to_grid_of(model, next((shape for key, shape in held.items() if _POSITIONS.search(key)), ()))
+    # timm copies what it looks for, stretching shapes, and passes over the rest: whether all fits is seen here.
     inside = {key: value for key, value in model.named_parameters() if not key.startswith("head.")}
-    wanted = sum(value.numel() for key, value in inside.items() if key != "pos_embed")
-    if held != wanted:
-        raise ValueError(f"it holds {held:,} numbers beside head and positions, the network {wanted:,}")
+    numbers, wanted = sum(map(math.prod, held.values())), sum(value.numel() for value in inside.values())
+    if numbers != wanted:
+        raise ValueError(f"it holds {numbers:,} numbers beside the head, the network {wanted:,}")
     with torch.no_grad():
         for value in inside.values():
             value.fill_(torch.nan)
@@ -141,6 +150,7 @@ def _fill_from_clip(model: VisionTransformer, path: Path) -> None:
 
 def _fill(model: VisionTransformer, state: Mapping[str, Tensor]) -> None:
     """Put every tensor but a head's into the network, the last norm wherever the network has it."""
+    _to_grid_of(model, next((value.shape for key, value in state.items() if _POSITIONS.search(key)), ()))
     kernel = model.patch_embed.proj.weight.shape
     found = next((value.shape for value in state.values() if value.ndim == 4), kernel)
     if found != kernel:  # timm would resample them
@@ -158,6 +168,18 @@ def _fill(model: VisionTransformer, state: Mapping[str, Tensor]) -> None:
         if state[key].shape != wanted[key]:
             raise ValueError(f"its {key} is {tuple(state[key].shape)}, the network's {tuple(wanted[key])}")
     model.load_state_dict(state, strict=False)
+
+
+def _to_grid_of(model: VisionTransformer, positions: Sequence[int]) -> None:
+    """Give the network the square grid that a position embedding (..., tokens, channels) was learned on."""
+    if len(positions) < 2:
+        raise ValueError("it has no position embedding")
+    patches = positions[-2] - model.num_prefix_tokens
+    side = math.isqrt(max(patches, 0))
+    if side == 0 or side**2 != patches:
+        raise ValueError(f"its {positions[-2]} positions are not those of a square")
+    height, width = model.patch_embed.patch_size
+    model.set_input_size((side * height, side * width))
 
 
 def _find(encoder: Encoder, root: Path) -> Path:
@@ -202,6 +224,9 @@ def _fetch(link: str, target: Path) -> None:
                     digest.update(piece)
                     came += len(piece)
                     bar.update(len(piece))
+    except HTTPError as error:
+        error.close()  # it is the server's answer too
+        raise _Unreachable(_line(error)) from error
     except (URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         raise _Unreachable(_line(error)) from error
     # A connection that breaks off ends like a whole answer.
