@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import FreqFormerError
+from .torchscript import is_torchscript, read_torchscript
 
 # Names under which training scripts keep the state dict, the averaged weights first.
 _WRAPPERS = ("model_ema", "state_dict_ema", "model", "state_dict")
@@ -204,6 +205,8 @@ def write_whole(target: Path, write: Callable[[Path], object]) -> None:
 
 def _torch_load(path: Path) -> Any:
     try:
+        if is_torchscript(path):
+            return read_torchscript(path)
         # The DeiT-style scripts keep their parsed arguments beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
