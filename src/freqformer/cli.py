@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from .launchers import only_the_first_complains, place
 if TYPE_CHECKING:
     from .engine.recipes import Recipe
     from .flags import Flags
+    from .tasks import RunConfig
 
 # Modules that only some extra installs.
 _EXTRAS = {
@@ -145,46 +146,79 @@ def _models(flags: "Flags", words: list[str]) -> int:
 
 
 def _train(flags: "Flags", words: list[str]) -> int:
-    from .engine import RESUME_LAST, run
-    from .engine.recipes import fit_recipe
-    from .engine.storage import CONFIG
     from .spellings import help_text, translate
     from .tasks import ClassificationConfig
 
     flags.parser.description = f"{flags.parser.description}. {help_text()}"
-    flags.fields(ClassificationConfig, optional_value={"resume": RESUME_LAST})
-    flags.value("recipe", str, "a paper's settings as defaults; `freqformer recipes` lists them")
-    flags.positional("data", "the folder the data set lies in, as --data-path", optional=True)
-    flags.config_file()
     with only_the_first_complains():
         line = translate(words)
-        args = flags.parse(line.words)
-        recipe = _recipe(args, timm=line.timm)
-        if recipe is not None:
-            # What is given, by a config file or a flag, changes the recipe.
-            flags.defaults(recipe.settings)
-            args = flags.parse(line.words)
-        if args["resume"] == RESUME_LAST and args["output_dir"] is not None:
-            # A run to resume is described by its own folder; what is given here changes it.
-            kept = Path(args["output_dir"]) / CONFIG
-            if kept.is_file():
-                args = flags.parse(line.words, defaults=kept)
-        if recipe is not None:
-            fit_recipe(recipe, args)
+        config = ClassificationConfig(**_settings_of_a_run(flags, line.words, ClassificationConfig, timm=line.timm))
     _say(line.notes)
-    if recipe is not None and _speaks():
-        print(f"defaults of the recipe {recipe.name}: {_settings(recipe.settings, ', ')}", flush=True)
-    del args["recipe"]
-    data = args.pop("data")
-    args["data_path"] = args["data_path"] if data is None else data
-    metrics = run(ClassificationConfig(**args))
-    best = metrics["best"]
+    return _report(config)
+
+
+def _adapt(flags: "Flags", words: list[str]) -> int:
+    from .adapters import METHODS
+    from .tasks import AdaptationConfig
+
+    options = {kind.Options for kind in METHODS.values()}
+    for kind in sorted(options, key=lambda kind: kind.__name__):
+        flags.fields(kind, unset=True)
+    with only_the_first_complains():
+        args = _settings_of_a_run(flags, words, AdaptationConfig)
+        given = {name: args.pop(name) for kind in options for name in (field.name for field in fields(kind))}
+        args["options"] = {**args["options"], **{name: value for name, value in given.items() if value is not None}}
+        config = AdaptationConfig(**args)
+    return _report(config)
+
+
+def _report(config: "RunConfig") -> int:
+    """Run a config and print the figures of what it leaves."""
+    from .engine import run
+
+    metrics = run(config)
     if _speaks():
-        print(f"best epoch: {_scores(best)}")
+        print(f"best epoch: {_scores(metrics['best'])}")
         for name, what in (("raw", "its weights without the average"), ("average", "mean of the last epochs")):
             if name in metrics:
                 print(f"{what}: {_scores(metrics[name])}")
     return 0
+
+
+def _settings_of_a_run(
+    flags: "Flags", words: list[str], config_type: type["RunConfig"], *, timm: bool = False
+) -> dict[str, Any]:
+    """A run's fields and its other flags, as recipe, config file, the run to resume and the flags say."""
+    from .engine import RESUME_LAST
+    from .engine.recipes import fit_recipe
+    from .engine.storage import CONFIG
+
+    flags.fields(config_type, optional_value={"resume": RESUME_LAST})
+    flags.value("recipe", str, "a paper's settings as defaults; `freqformer recipes` lists them")
+    flags.positional("data", "the folder the data set lies in, as --data-path", optional=True)
+    flags.config_file()
+    args = flags.parse(words)
+    recipe = _recipe(args, timm=timm)
+    if recipe is not None:
+        if foreign := recipe.settings.keys() - {field.name for field in fields(config_type)}:
+            flag = sorted(foreign)[0].replace("_", "-")
+            raise FreqFormerError(f"the recipe {recipe.name} is for another command: it sets --{flag}")
+        # What is given, by a config file or a flag, changes the recipe.
+        flags.defaults(recipe.settings)
+        args = flags.parse(words)
+    if args["resume"] == RESUME_LAST and args["output_dir"] is not None:
+        # A run to resume is described by its own folder; what is given here changes it.
+        kept = Path(args["output_dir"]) / CONFIG
+        if kept.is_file():
+            args = flags.parse(words, defaults=kept)
+    if recipe is not None:
+        fit_recipe(recipe, args)
+        if _speaks():
+            print(f"defaults of the recipe {recipe.name}: {_settings(recipe.settings, ', ')}", flush=True)
+    del args["recipe"]
+    data = args.pop("data")
+    args["data_path"] = args["data_path"] if data is None else data
+    return args
 
 
 def _scores(figures: dict[str, Any]) -> str:
@@ -195,7 +229,7 @@ def _recipe(args: dict[str, Any], *, timm: bool) -> "Recipe | None":
     """The recipe that a command line names, or the one that its spelling implies."""
     from .engine.recipes import get_recipe
 
-    implied = "timm" if timm else "finetune" if args["finetune"] is not None else None
+    implied = "timm" if timm else "finetune" if args.get("finetune") is not None else None
     name = args["recipe"] or implied
     return None if name is None else get_recipe(name)
 
@@ -419,6 +453,7 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "models": (_models, "list the models and their cost"),
     "recipes": (_recipes, "list the papers' settings for training"),
     "train": (_train, "train a classifier, or go on with a run"),
+    "adapt": (_adapt, "fine-tune a frozen encoder in the frequency domain, and by other small methods"),
     "eval": (_eval, "evaluate a checkpoint on a validation split"),
     "predict": (_predict, "classify images with a checkpoint"),
     "bench": (_bench, "time operations, models, training steps, image sizes or loading against others"),

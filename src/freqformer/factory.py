@@ -1,16 +1,19 @@
 """Make a model by name, or from a file that says what it is."""
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
-from torch import Tensor
+from timm.layers import to_2tuple
+from torch import Tensor, nn
 
-from .checkpoints import read_description, read_weights
+from .adapters import describe_all, encoders, reattach
+from .checkpoints import read_description, read_weights, weights_path
 from .errors import FreqFormerError
-from .models import SpectralNet, canonical_name, load_checkpoint
+from .models import SpectralNet, canonical_name, load_checkpoint, model_names, spelling
 from .models.loading import native_grid
 from .models.official import to_canonical
 from .onnx_model import OnnxModel
@@ -47,6 +50,105 @@ def create_model(name: str, *, checkpoint: str | Path | None = None, **arguments
     return model
 
 
+def create_encoder(
+    name: str,
+    *,
+    num_classes: int,
+    img_size: int | tuple[int, int] | None = None,
+    weights: str | Path | None = None,
+    weights_root: str | Path | None = None,
+    pretrained: bool = True,
+    **arguments: Any,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Make a network to fine-tune, with a new classifier.
+
+    Args:
+        name: one of FreqFit's (``adapters.encoders.ENCODERS``), a model of timm or of this package, or the path of a
+            run or a weight file of this package.
+        num_classes: of the new classifier.
+        img_size: input size in pixels; by default the network's own.
+        weights: a weight file for a network of timm or of this package, in place of the published one.
+        weights_root: the folder of the files that FreqFit's names stand for.
+        pretrained: start from pre-trained weights.
+        **arguments: the network's own keywords.
+
+    Returns:
+        The network, in training mode, and the keywords that make its like by timm's name in ``pretrained_cfg``.
+
+    Raises:
+        FreqFormerError: an unknown name, a keyword that the network does not take, or weights that cannot be had or
+            do not fit.
+    """
+    size = {} if img_size is None else {"img_size": to_2tuple(img_size)}
+    if name in encoders.ENCODERS:
+        if weights is not None:
+            raise FreqFormerError(f"{name} names its own file: put it under --weights-root, or name timm's model")
+        more = {"weights_root": weights_root, "pretrained": pretrained}
+        made = encoders.make_encoder(name, num_classes=num_classes, **more, **size, **arguments)  # type: ignore[arg-type]
+        return made, {**encoders.keywords(name), **size, **arguments}
+    if Path(name).exists():
+        return _encoder_in(Path(name), num_classes, {**size, **arguments}, weights)
+    if spelling(name) in model_names():
+        given = {**size, **arguments, "num_classes": num_classes}
+        model = create_model(name, checkpoint=weights, pretrained=pretrained and weights is None, **given)
+        return model, {**arguments, "img_size": list(model.img_size)}
+    given = {"num_classes": num_classes, **size, **arguments}
+    return _timm_model(name, weights, pretrained, given), {**size, **arguments}
+
+
+def _encoder_in(
+    path: Path, num_classes: int, arguments: dict[str, Any], weights: str | Path | None
+) -> tuple[SpectralNet, dict[str, Any]]:
+    """The network in a run or a weight file of this package, with a new classifier."""
+    description = read_description(path)
+    if description is None:
+        raise FreqFormerError(
+            f"{path} does not say which model it is: name that as --encoder, the file as --encoder-weights"
+        )
+    if description.get("adapters"):
+        raise FreqFormerError(f"{path} is an adapted model: name what it was adapted from as the encoder")
+    given = {**description.get("model_args", {}), **arguments}
+    model = create_model(description["architecture"], num_classes=num_classes, **given)
+    keep = ("mean", "std", "interpolation", "crop_pct", "crop_mode")
+    cfg = {key: value for key, value in description["pretrained_cfg"].items() if key in keep}
+    model.pretrained_cfg = {**model.pretrained_cfg, **cfg}
+    state = read_weights(path if weights is None else weights)
+    # Its own classifier is for other data, even where that has as many classes.
+    own = {key: value for key, value in model.state_dict().items() if key.startswith(("head.", "token_head."))}
+    load_checkpoint(model, {**state, **own})
+    return model, {**given, "img_size": list(model.img_size)}
+
+
+def _timm_model(name: str, weights: str | Path | None, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
+    """A model of timm, with its published weights or a file's."""
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, [*encoders.ENCODERS, *timm.list_models()], n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "name FreqFit's, a model of timm or ours, or a run"
+        raise FreqFormerError(f"there is no encoder {name!r}: {hint}")
+    overlay: dict[str, Any] = {}
+    if weights is not None:
+        overlay["pretrained_cfg_overlay"] = {"file": str(weights_path(weights)), "hf_hub_id": None}
+    try:
+        model = timm.create_model(name, pretrained=pretrained or weights is not None, **overlay, **arguments)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise FreqFormerError(f"cannot make {name}: {_line(error)}") from error
+    except Exception as error:  # the hub's client, torch and safetensors have errors of their own
+        raise FreqFormerError(
+            f"cannot fill {name} ({_line(error)}): give its weights with --encoder-weights, or --no-pretrained"
+        ) from error
+    if "img_size" in arguments:
+        net = cast(SpectralNet, model)
+        net.pretrained_cfg = {
+            **net.pretrained_cfg,
+            "input_size": (net.pretrained_cfg["input_size"][0], *arguments["img_size"]),
+        }
+    return model
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def load_model(path: str | Path, *, arch: str | None = None) -> SpectralNet:
     """Make the model that a checkpoint holds, in evaluation mode.
 
@@ -81,43 +183,61 @@ def load_described(path: str | Path, *, arch: str | None = None) -> tuple[Spectr
         return model.eval(), describe_model(model, {k: v for k, v in arguments.items() if k != "num_classes"})
     if not isinstance(description, dict) or not {"architecture", "pretrained_cfg"} <= description.keys():
         raise FreqFormerError(f"the config.json of {path} describes no model of this package")
-    name = canonical_name(description["architecture"])
+    name = description["architecture"] if description.get("adapters") else canonical_name(description["architecture"])
     if arch is not None and canonical_name(arch) != name:
         raise FreqFormerError(f"{path} holds {name}, not {arch}: leave out --arch or correct it")
     arguments = {"num_classes": description.get("num_classes"), **description.get("model_args", {})}
-    model = create_model(name, **arguments)
+    adapted = description.get("adapters")
+    # What is adapted may be any model of timm, which behaves like ours.
+    model = cast(SpectralNet, timm.create_model(name, **arguments)) if adapted else create_model(name, **arguments)
     label_names = description.get("label_names")
     model.pretrained_cfg = {**model.pretrained_cfg, **description["pretrained_cfg"], "label_names": label_names}
-    load_checkpoint(model, path)
+    if adapted:
+        reattach(model, adapted)
+        _fill(model, path)
+    else:
+        load_checkpoint(model, path)
     return model.eval(), description
 
 
+def _fill(model: nn.Module, path: str | Path) -> None:
+    try:
+        model.load_state_dict(read_weights(path))
+    except RuntimeError as error:
+        raise FreqFormerError(f"the weights of {path} do not fit its description: {_line(error)}") from error
+
+
 def describe_model(
-    model: SpectralNet, arguments: Mapping[str, Any], label_names: Sequence[str] | None = None
+    model: nn.Module, arguments: Mapping[str, Any], label_names: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """What a checkpoint says of its model, in the fields of timm's ``config.json``; `load_model` reads it back.
 
     Args:
-        model: a model that `create_model` made.
+        model: a model that `create_model` or `create_encoder` made; its adapters are described too.
         arguments: the keywords it was made with, beside its image size and classes.
         label_names: names of the classes.
 
     Returns:
         Plain containers alone.
     """
-    cfg = model.pretrained_cfg
+    net = cast(SpectralNet, model)
+    cfg = net.pretrained_cfg
     keep = ("input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "first_conv", "classifier")
-    return {
+    size = {"img_size": list(net.img_size)} if isinstance(model, SpectralNet) else {}
+    described = {
         "architecture": cfg["architecture"],
-        "num_classes": model.num_classes,
-        "num_features": model.num_features,
-        "model_args": {**arguments, "img_size": list(model.img_size)},
+        "num_classes": net.num_classes,
+        "num_features": net.num_features,
+        "model_args": {**{key: _plain(value) for key, value in arguments.items()}, **size},
         "label_names": None if label_names is None else list(label_names),
-        "pretrained_cfg": {
-            **{key: list(cfg[key]) if isinstance(cfg[key], tuple) else cfg[key] for key in keep},
-            "num_classes": model.num_classes,
-        },
+        "pretrained_cfg": {**{key: _plain(cfg.get(key)) for key in keep}, "num_classes": net.num_classes},
     }
+    adapters = describe_all(model)
+    return {**described, "adapters": adapters} if adapters else described
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _arguments_of(arch: str, official: Mapping[str, Tensor], where: str) -> dict[str, Any]:

@@ -58,14 +58,15 @@ class Flags:
         else:
             self.parser.add_argument(name, nargs="?", type=str, default=default, help=text)
 
-    def fields(self, config: type, *, optional_value: dict[str, str] | None = None) -> None:
+    def fields(self, config: type, *, optional_value: dict[str, str] | None = None, unset: bool = False) -> None:
         """Add a flag for each field of a dataclass, explained by the string below the field.
 
         Args:
             config: the dataclass.
             optional_value: flags that may stand without a value, and the value they then have.
+            unset: let a flag that is not given be None, whatever the field's default is.
         """
-        self.optional_value = optional_value or {}
+        self.optional_value |= optional_value or {}
         types = get_type_hints(config)
         texts = {
             parameter.arg_name: parameter.description or ""
@@ -74,14 +75,14 @@ class Flags:
         }
         for field in fields(config):
             default = field.default_factory() if field.default_factory is not MISSING else field.default
-            required = default is MISSING
-            self.value(
-                field.name,
-                types[field.name],
-                texts[field.name].rstrip("."),
-                default=None if required else default,
-                required=required,
-            )
+            required = default is MISSING and not unset
+            text = texts[field.name].rstrip(".")
+            if unset:
+                self.value(field.name, types[field.name] | None, f"{text} ({default})")
+            else:
+                self.value(
+                    field.name, types[field.name], text, default=None if required else default, required=required
+                )
 
     def defaults(self, values: dict[str, Any]) -> None:
         """Let other values stand where neither a flag nor a config file gives one."""

@@ -1,6 +1,7 @@
 """Methods onto a live model, by name."""
 
 import difflib
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields
 from typing import Any
@@ -12,7 +13,7 @@ from ..errors import FreqFormerError
 from . import methods as _methods  # noqa: F401  (each module there registers its own)
 from .backbone import blank_image, in_evaluation
 from .handle import ALIASES, METHODS, NAME, Adapters, Handle, freeze, handles
-from .methods.hub import HubHandle, hub_config
+from .methods.hub import HubHandle, hub_config, restored
 
 
 def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
@@ -64,6 +65,25 @@ def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
         handle.remove()
         raise FreqFormerError(f"{adapters.backbone.name} does not run with {name}: {error}") from error
     return handle
+
+
+def describe_all(model: nn.Module) -> list[dict[str, Any]]:
+    """Every method on a model with its options, as plain containers from which `reattach` makes them again."""
+    return [handle.describe() for handle in handles(model)]
+
+
+def reattach(model: nn.Module, described: Sequence[Mapping[str, Any]]) -> None:
+    """Put the methods onto a model that `describe_all` found on its like; what they learned is not in there.
+
+    Raises:
+        FreqFormerError: one of them is unknown, or does not fit the model.
+    """
+    for row in described:
+        method, options = row["method"], row["options"]
+        if method in METHODS:
+            attach(model, method, **options)
+        else:
+            attach(model, restored(options))
 
 
 def detach_all(model: nn.Module) -> None:

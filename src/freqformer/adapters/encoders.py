@@ -104,6 +104,11 @@ def make_encoder(
     return model
 
 
+def keywords(name: str) -> dict[str, Any]:
+    """The keywords beside those of timm's model that make an encoder's network."""
+    return dict(_ENCODERS[name].arguments)
+
+
 def _fill_from_jax(model: VisionTransformer, path: Path) -> None:
     """The arrays that Google's JAX code saves, put in place by timm's own reader."""
     if not is_zipfile(path):

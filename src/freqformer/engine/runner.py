@@ -179,6 +179,7 @@ def _finish(task: Task, folder: Path, metrics: dict[str, Any], bad: BadImages) -
     if skipped := bad.summary():
         print(skipped, flush=True)
     task.draw(folder)
+    task.keep(folder)
     write_metrics(folder, metrics)
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..checkpoints import write_whole
 from ..errors import FreqFormerError, RunFailed
+from ..tasks.adaptation import ADAPTERS
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.yaml"
@@ -22,6 +23,7 @@ _OWN = (
     METRICS,
     CHECKPOINTS,
     LOGS,
+    ADAPTERS,
     "bad_images.csv",
     "curves.png",
     "confusion.png",

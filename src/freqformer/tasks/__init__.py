@@ -1,20 +1,24 @@
 """One LightningModule per task."""
 
-from .classification import (
-    Classification,
-    ClassificationConfig,
+from .adaptation import Adaptation, AdaptationConfig
+from .classification import Classification, ClassificationConfig
+from .config import RunConfig, require
+from .images import (
+    ImagesConfig,
     evaluation_samples,
     model_transform,
     preprocessing,
     require_size,
     training_transform,
 )
-from .config import RunConfig, require
 from .task import Task
 
 __all__ = [
+    "Adaptation",
+    "AdaptationConfig",
     "Classification",
     "ClassificationConfig",
+    "ImagesConfig",
     "RunConfig",
     "Task",
     "evaluation_samples",

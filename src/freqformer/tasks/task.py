@@ -65,6 +65,9 @@ class Task(LightningModule):
     def draw(self, folder: Path) -> None:
         """Draw the last evaluation into a folder."""
 
+    def keep(self, folder: Path) -> None:
+        """Write what else the run leaves of its best weights into its folder; most tasks leave nothing."""
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One micro-batch; its randomness depends on nothing but the seed, its number and the rank."""
         torch.manual_seed(mix(self.config.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank))

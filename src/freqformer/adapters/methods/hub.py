@@ -147,6 +147,23 @@ def hub_config(name: str, options: Mapping[str, Any]) -> Any | None:
         raise FreqFormerError(f"{kind.__name__} refuses its fields: {error}") from error
 
 
+def restored(options: Mapping[str, Any]) -> Any:
+    """PEFT's config from the plain containers that `HubHandle.describe` made of it.
+
+    Raises:
+        MissingExtra: PEFT is not installed.
+        FreqFormerError: they are none.
+    """
+    try:
+        from peft import PeftConfig
+    except ModuleNotFoundError as error:
+        raise MissingExtra("peft", "adapt") from error
+    try:
+        return PeftConfig.from_peft_type(**options)
+    except (TypeError, ValueError, KeyError) as error:
+        raise FreqFormerError(f"PEFT does not know these settings of a method: {error}") from error
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset)):
         return sorted(value)
