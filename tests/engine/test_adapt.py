@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import timm
@@ -241,3 +242,59 @@ def test_it_works_in_the_users_own_trainer(small, tmp_path):
     trained = {name for name, parameter in task.model.named_parameters() if parameter.requires_grad}
     # The last filter moves patch tokens alone, and this network classifies its class token.
     assert {name for name in trained if ".filter2d.6." not in name} <= changed <= trained
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "freqfit.md"
+
+
+def test_upstreams_line_is_translated(monkeypatch, command):
+    line = next(line for line in DOCS.read_text().splitlines() if line.startswith("freqformer adapt --recipe"))
+    seen = []
+    monkeypatch.setattr(
+        "freqformer.engine.run",
+        lambda config: seen.append(config) or {"best": dict.fromkeys(("top1", "top5", "loss"), 0)},
+    )
+    assert command(*line.split()[1:]).code == 0
+    (config,) = seen
+    # bash run.sh cifar100 sup_vitb16_imagenet21k 64 0.1 0.01 0 0 freqfit, with what it sets itself
+    told = {
+        "data_set": "cifar100",
+        "encoder": "sup_vitb16_imagenet21k",
+        "batch_size": 64,
+        "lr": 0.1,
+        "weight_decay": 0.01,
+        "freqfit": "filter2d",
+        "method": "lora",
+        "peft": {"r": 8, "lora_alpha": 8},
+        "seed": 42,
+        "epochs": 100,
+        "opt": "sgd",
+        "momentum": 0.9,
+        "lr_base_batch": None,
+        "warmup_epochs": 5,
+        "sched": "cosine",
+        "min_lr": 0,
+        "warmup_lr": 0,
+        "sched_by_epoch": True,
+        "warmup_prefix": True,
+        "decay_all": True,
+        "clip_grad": None,
+        "smoothing": 0,
+        "mixup": 0,
+        "cutmix": 0,
+        "aa": "none",
+        "hflip": 0,
+        "resize": "squash",
+        "reprob": 0,
+    }
+    assert {name: getattr(config, name) for name in told} == told
+
+
+@pytest.mark.parametrize(("word", "name"), [("freqfit", "filter2d"), ("FreqFit*", "filter2d_real"), ("none", "none")])
+def test_upstreams_words_are_understood(word, name):
+    assert AdaptationConfig(freqfit=word).freqfit == name
+
+
+@pytest.mark.parametrize(("word", "name"), [("tinytl-bias", "bias"), ("end2end", "full"), ("prompt", "vpt_deep")])
+def test_upstreams_transfer_types_are_understood(word, name):
+    assert AdaptationConfig(method=word).method == name
