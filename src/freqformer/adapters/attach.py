@@ -39,8 +39,7 @@ def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
     adapters = found if isinstance(found, Adapters) else Adapters(model)
     handle = kind(model, adapters, chosen)
     name = handle.name
-    if name in adapters.handles:
-        raise FreqFormerError(f"{name} is on this model already: detach it first")
+    _refuse_beside(handle, adapters)
     if fresh:
         model.add_module(NAME, adapters)
     try:
@@ -62,8 +61,22 @@ def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
             model(blank_image(model))
     except Exception as error:
         handle.remove()
-        raise FreqFormerError(f"{adapters.backbone.name} does not run with {name}: {error}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FreqFormerError(f"{adapters.backbone.name} does not run with {name}: {reason}") from error
     return handle
+
+
+def _refuse_beside(handle: Handle, adapters: Adapters) -> None:
+    """Raise FreqFormerError where a method that is on the model leaves no place for another."""
+    for other in adapters.handles.values():
+        what = "folded" if other.folded else "on this model"
+        remedy = "make the model again" if other.folded else "detach it first"
+        if other.name == handle.name:
+            raise FreqFormerError(f"{handle.name} is {what} already: {remedy}")
+        if handle.replaces and other.replaces:
+            raise FreqFormerError(
+                f"{handle.name} does not go with {other.name}, which stands in the place of the same linear maps: {remedy}"
+            )
 
 
 def detach_all(model: nn.Module) -> None:

@@ -60,6 +60,8 @@ def load(model: nn.Module, path: str | Path) -> Handle:
     is_hub = (folder / HUB_CONFIG).is_file()
     handle = attach(model, _hub_config(folder)) if is_hub else attach(model, method, **options)
     try:
+        if (prompts := description.get("prompts", 0)) != handle.describe().get("prompts", 0):
+            raise FreqFormerError(f"{folder} was trained beside {prompts} prompt tokens: put these on the model first")
         handle.load_state_dict(read_weights(folder / (HUB_WEIGHTS if is_hub else WEIGHTS)))
     except FreqFormerError:
         handle.remove()

@@ -25,6 +25,7 @@ class HubHandle(Handle):
     """A method of PEFT on a model; ``options`` is its ``PeftConfig``."""
 
     foldable = True
+    replaces = True
 
     def __init__(self, model: nn.Module, adapters: Any, options: Any) -> None:
         super().__init__(model, adapters, options)
@@ -36,8 +37,8 @@ class HubHandle(Handle):
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         config = self.options
-        if any(isinstance(handle, HubHandle) for handle in self.adapters.handles.values()):
-            raise FreqFormerError("a method of PEFT is on this model already: detach it first")
+        if getattr(config, "modules_to_save", None):
+            raise FreqFormerError("modules_to_save is not taken: train the classifier with the method linear beside it")
         targets = getattr(config, "target_modules", None)
         self.apart = targets is None or re.search(r"\b(query|key|value)\b", str(targets)) is not None
         if self.apart:

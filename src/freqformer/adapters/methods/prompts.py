@@ -54,6 +54,8 @@ class _Prompting(Handle):
             raise FreqFormerError("num_tokens must be at least 1, and prompt_dropout 0 or more and below 1")
         if self.adapters.prompts:
             raise FreqFormerError("this model has prompt tokens already: detach them first")
+        if (line := self.adapters.handles.get("filter1d")) and line.options.tokens == "patch+prompt":
+            raise FreqFormerError("attach the prompts before filter1d, whose filter is made for patches and prompts")
         if backbone.layout == "grid":
             raise FreqFormerError(f"{backbone.name} has no place for prompt tokens: its tokens lie on a grid")
         for name, module in self.model.named_modules():

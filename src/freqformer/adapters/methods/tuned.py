@@ -69,8 +69,8 @@ class Bias(_Tuned):
     """BitFit: every bias of the backbone (Ben Zaken et al., ACL 2022); FreqFiT calls it tinytl-bias."""
 
     def chooses(self, name: str, outside: bool) -> bool:
-        """What is called bias, q_bias or v_bias; tables of position biases are none."""
-        return not outside and name.rpartition(".")[2] in ("bias", "q_bias", "v_bias")
+        """What is called bias, q_bias, mlp_bias and so on; tables of position biases are none."""
+        return not outside and name.rpartition(".")[2].endswith("bias")
 
     def build(self) -> None:
         """Remember the biases, of query, key and value apart: then they keep their names beside other methods."""
