@@ -48,8 +48,8 @@ def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
         # What was refused leaves the model as it was.
         adapters._modules.pop(name, None)
         if fresh:
-            adapters.remove()
-            delattr(model, NAME)
+            adapters.leave(model)
+        freeze(model)
         raise
     adapters.handles[name] = handle
     adapters.arrange()
@@ -62,7 +62,8 @@ def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
     except Exception as error:
         handle.remove()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise FreqFormerError(f"{adapters.backbone.name} does not run with {name}: {reason}") from error
+        needs = f", which needs {handle.needs}" if handle.needs else ""
+        raise FreqFormerError(f"{adapters.backbone.name} does not run with {name}{needs}: {reason}") from error
     return handle
 
 

@@ -63,10 +63,13 @@ class Adapters(nn.Module):
         places = range(self.backbone.depth + 1)
         self.steps = [sorted(acting, key=lambda handle: handle.order(place)) for place in places]
 
-    def remove(self) -> None:
-        """Leave the model."""
+    def leave(self, model: nn.Module) -> None:
+        """Leave the model with what was trained in it before."""
         for hook in self.hooks:
             hook.remove()
+        delattr(model, NAME)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.trained_before.get(name, True))
 
 
 def _before(adapters: Adapters, place: int, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -94,6 +97,8 @@ class Handle:
     Options: ClassVar[type] = NoOptions
     foldable: ClassVar[bool] = False
     """Whether `fold` can put it where it costs nothing, or less."""
+    needs: ClassVar[str] = ""
+    """What a model must have to run with it, for the error of one that does not."""
     replaces: ClassVar[bool] = False
     """Whether it puts modules of its own in the place of the blocks' linear maps, as one method can at a time."""
 
@@ -252,10 +257,7 @@ class Handle:
         if adapters.handles:
             freeze(self.model)
             return
-        adapters.remove()
-        delattr(self.model, NAME)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(adapters.trained_before.get(name, True))
+        adapters.leave(self.model)
 
     def _require_live(self, what: str) -> None:
         if self.folded:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...errors import FreqFormerError, MissingExtra
 from ..handle import Handle
-from ..projections import join, linear_maps, split
+from ..projections import join, linear_maps, replace, split
 
 # What FreqFiT's configuration has where PEFT's default is another.
 _UPSTREAM: dict[str, dict[str, Any]] = {
@@ -51,8 +51,12 @@ class HubHandle(Handle):
             self._rejoin()
             raise
         except Exception as error:
-            self._rejoin()
-            raise FreqFormerError(f"PEFT cannot put {self.name} on {self.backbone.name}: {error}") from error
+            # PEFT may have failed half-way.
+            for name, layer in list(self.model.named_modules()):
+                if isinstance(layer, BaseTunerLayer):
+                    replace(self.model, name, layer.get_base_layer())
+            self._leave()
+            raise FreqFormerError(f"PEFT cannot put {self.name} on {self.backbone.name}: {_first_line(error)}") from error
         self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
         self.parts = [name for name, parameter in self.tuner.named_parameters() if parameter.requires_grad]
 
@@ -85,8 +89,8 @@ class HubHandle(Handle):
         set_peft_model_state_dict(self.tuner, dict(state))
 
     def modules(self) -> list[nn.Module]:
-        """PEFT's layers but for the linear maps within."""
-        return [module for layer in self.layers for name, module in layer.named_children() if name != "base_layer"]
+        """PEFT's layers; some look at their own mode, not only their dropouts."""
+        return list(self.layers)
 
     def describe(self) -> dict[str, Any]:
         """The method and its config as plain containers."""
@@ -97,8 +101,8 @@ class HubHandle(Handle):
         """Merged into the linear maps."""
         try:
             self.tuner.merge_and_unload()
-        except (NotImplementedError, AttributeError) as error:
-            raise FreqFormerError(f"PEFT cannot merge {self.name} into the weights: {error}") from error
+        except Exception as error:
+            raise FreqFormerError(f"PEFT cannot merge {self.name} into the weights: {_first_line(error)}") from error
         self._leave()
 
     def unbuild(self) -> None:
@@ -145,7 +149,11 @@ def hub_config(name: str, options: Mapping[str, Any]) -> Any | None:
     try:
         return kind(**{**_UPSTREAM.get(key, {}), **options})
     except (TypeError, ValueError) as error:
-        raise FreqFormerError(f"{kind.__name__} refuses its fields: {error}") from error
+        raise FreqFormerError(f"{kind.__name__} refuses its fields: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _plain(value: Any) -> Any:

@@ -45,6 +45,7 @@ class Prompts(nn.Module):
 
 class _Prompting(Handle):
     Options = PromptOptions
+    needs = "blocks that take any number of tokens"
     layers: int
 
     def build(self) -> None:
