@@ -1,8 +1,10 @@
 """What the tests of the adapters share: small networks and ways to move what was attached to them."""
 
+from zlib import crc32
+
+import pytest
 import timm
 import torch
-import pytest
 
 import freqformer.models  # noqa: F401  (registers this package's networks with timm)
 
@@ -10,12 +12,15 @@ SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 64, "num_class
 
 
 def _stir(model):
-    """Values where initialisations have zeros, so that nothing hides behind them."""
-    generator = torch.Generator().manual_seed(0)
+    """Values that follow from names and shapes alone, and no zeros, so that nothing hides behind them."""
     with torch.no_grad():
-        for parameter in model.parameters():
-            spread = 0.1 if parameter.ndim < 2 else 0.3 / parameter[0].numel() ** 0.5
-            parameter.add_(spread * torch.randn(parameter.shape, generator=generator).to(parameter))
+        for name, parameter in model.named_parameters():
+            generator = torch.Generator().manual_seed(crc32(name.encode()))
+            values = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim < 2 and not name.endswith("bias"):
+                parameter.add_(0.1 * values)  # to a constant
+            else:
+                parameter.copy_(values * (0.1 if parameter.ndim < 2 else values[0].numel() ** -0.5))
     return model
 
 
@@ -24,7 +29,6 @@ def small():
     """Make a small network in float64 and in evaluation mode: ``small("vit_base_patch16_224", reg_tokens=2)``."""
 
     def make(name="vit_base_patch16_224", dtype=torch.float64, **options):
-        torch.manual_seed(0)
         own = {"num_classes": 5} if name.startswith("test_") else SMALL
         return _stir(timm.create_model(name, **{**own, **options})).to(dtype).eval()
 

@@ -277,13 +277,14 @@ def in_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def _sketch(path: str, blocks: list[nn.Module]) -> list[float]:
-    """A number of about normal size for each matrix of the blocks, which other weights would not have."""
+    """A number of about normal size for each linear map of the blocks, which other weights would not have."""
     numbers = []
     for index, block in enumerate(blocks):
-        for name, parameter in block.named_parameters():
-            if parameter.ndim < 2 or parameter.is_meta:
+        for name, module in block.named_modules():
+            # Tables of positions and filters are other tensors at other image sizes; linear maps are not.
+            if not isinstance(module, nn.Linear) or module.weight.is_meta:
                 continue
-            values = parameter.detach().flatten()
+            values = module.weight.detach().flatten()
             chosen = values[:: max(1, len(values) // 1024)][:1024].double().cpu().numpy()
             signs = np.random.RandomState(crc32(f"{index}.{name}".encode())).choice([-1.0, 1.0], len(chosen))
             norm = float(np.linalg.norm(chosen))

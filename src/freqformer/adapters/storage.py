@@ -88,7 +88,8 @@ def read_adapter(folder: Path) -> dict[str, Any]:
         raise FreqFormerError(f"{folder} holds no adapter: there is no {DESCRIPTION} in it") from error
     except (OSError, ValueError) as error:
         raise FreqFormerError(f"cannot read {path}: {error}") from error
-    if not isinstance(description, dict) or not {"method", "options", "backbone"} <= description.keys():
+    parts = {"method": str, "options": dict, "backbone": dict}
+    if not isinstance(description, dict) or any(not isinstance(description.get(k), t) for k, t in parts.items()):
         raise FreqFormerError(f"{path} describes no adapter of this package")
     return description
 

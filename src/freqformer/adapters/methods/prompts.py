@@ -1,6 +1,7 @@
 """Visual prompt tuning: learned tokens beside those of the image (Jia et al., ECCV 2022)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,19 +86,23 @@ class _Prompting(Handle):
         """Let attentions know their own tokens again."""
         self._lengthen(-self.options.num_tokens)
 
+    def without(self, x: Tensor) -> Tensor:
+        """The tokens (B, N, C) but for the prompts."""
+        prefix = self.backbone.prefix
+        return torch.cat((x[:, :prefix], x[:, prefix + self.options.num_tokens :]), dim=1)
+
     def order(self, place: int) -> int:
         """Prompts come before frequency modules, and go after the last of them."""
         return 0 if place < self.backbone.depth else 2
 
     def at(self, place: int, x: Tensor, tokens: Tokens) -> Tensor:
-        """Put the prompts after the prefix tokens, renew them in deep prompting, take them away at the end."""
+        """Put the prompts after the prefix tokens, and take them away at the end."""
         assert isinstance(self.module, Prompts)
         if place == self.backbone.depth:
-            return torch.cat((x[:, : tokens.prefix], x[:, tokens.prefix + tokens.prompts :]), dim=1)
+            return self.without(x)
         if place >= self.layers:
             return x
-        rest = x[:, tokens.prefix + (tokens.prompts if place else 0) :]
-        return torch.cat((x[:, : tokens.prefix], self.module(place, x), rest), dim=1)
+        return torch.cat((x[:, : tokens.prefix], self.module(place, x), x[:, tokens.prefix :]), dim=1)
 
 
 @method("vpt_shallow", "vpt-shallow")
@@ -115,6 +120,22 @@ class VptDeep(_Prompting):
     def layers(self) -> int:  # type: ignore[override]
         """A set for each block."""
         return self.backbone.depth
+
+    def build(self) -> None:
+        """Make the tokens; a block hands none on, so that features between the blocks are of the patches alone."""
+        super().build()
+        # After the last block others act on them before they go.
+        self.hooks = [block.register_forward_hook(partial(_after, self)) for block in self.backbone.blocks[:-1]]
+
+    def unbuild(self) -> None:
+        """Leave the blocks alone."""
+        super().unbuild()
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _after(prompting: _Prompting, block: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return prompting.without(output)
 
 
 def _patch_area(model: nn.Module) -> int:
