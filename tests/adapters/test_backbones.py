@@ -11,7 +11,10 @@ from freqformer.adapters.backbone import blank_image
 from freqformer.errors import FreqFormerError
 
 METHODS = {
-    **{name: {} for name in ("filter2d", "filter2d_real", "filter1d", "ssf", "linear", "bias", "adapter", "rlrr", "full")},
+    **{
+        name: {}
+        for name in ("filter2d", "filter2d_real", "filter1d", "ssf", "linear", "bias", "adapter", "rlrr", "full")
+    },
     "vpt_shallow": {"num_tokens": 3},
     "vpt_deep": {"num_tokens": 3},
     "lora": {},
@@ -60,7 +63,7 @@ MORE = {
 }
 CASES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)]
 # Softmax does not see what is added to every logit of a row; of biases of norms and gates there are none such.
-UNSEEN = re.compile(r"(key|k|proj_l)\.(bias|shift)$|rel_pos\.mlp\.fc2\.bias$")
+UNSEEN = re.compile(r"(key|k|k_norm|proj_l|rel_pos\.mlp\.fc2)\.(bias|shift)$")
 
 
 def picture(model):
@@ -152,7 +155,11 @@ def test_other_networks_are_refused_and_left_alone(name, why):
 @pytest.mark.parametrize(
     ("name", "options", "why"),
     [
-        ("convit_tiny", {"embed_dim": 48, "depth": 3, "num_heads": 4, "img_size": 64}, "change shape between the blocks"),
+        (
+            "convit_tiny",
+            {"embed_dim": 48, "depth": 3, "num_heads": 4, "img_size": 64, "local_up_to_layer": 1},
+            "change shape between the blocks",
+        ),
         ("tnt_s_patch16_224", {"embed_dim": 48, "depth": 2, "img_size": 64}, "do not pass on one tensor"),
         ("crossvit_tiny_240", {}, "do not pass on one tensor"),
         ("hiera_tiny_224", {}, "change shape between the blocks"),
@@ -168,7 +175,9 @@ def test_large_networks_are_refused_with_the_reason(name, options, why):
     assert picture(model) == before
 
 
-@pytest.mark.parametrize("method", ["filter2d", "filter2d_real", "filter1d", "ssf", "vpt_deep", "adapter", "lora", "bias"])
+@pytest.mark.parametrize(
+    "method", ["filter2d", "filter2d_real", "filter1d", "ssf", "vpt_deep", "adapter", "lora", "bias"]
+)
 def test_any_image_size(small, images, move, method):
     model = small(dynamic_img_size=True, reg_tokens=1)
     handle = move(adapters.attach(model, method))

@@ -121,7 +121,7 @@ def test_two_in_one_place_are_refused(small, images, pair):
     adapters.attach(model, pair[0])
     x = images(model)
     y = outputs(model, x)
-    with pytest.raises(FreqFormerError, match="detach (it|them) first"):
+    with pytest.raises(FreqFormerError, match=r"detach (it|them) first"):
         adapters.attach(model, pair[1])
     assert torch.equal(outputs(model, x), y)
     assert [handle.name for handle in adapters.handles(model)] == [pair[0]]

@@ -70,6 +70,7 @@ def test_ssf_has_the_official_values(golden, golden_state, golden_input, dtype):
         check(handle.at(0, golden_input(call["input_shape"]).to(dtype), Tokens((2, 2), 0, 0)), call, dtype)
 
 
+@pytest.mark.slow
 def test_parameter_counts_are_upstreams(golden):
     counts = golden("freqfit/param_counts")
     encoders = {"ViT-B/16": "vit_base_patch16_224", "ViT-L/16": "vit_large_patch16_224"}
@@ -145,10 +146,15 @@ def test_official_keys_are_found_whatever_comes_before_them(prefix, method):
     own = {name: torch.randn(value.shape) for name, value in handle.state_dict().items()}
     leaves = {name.partition(".")[2] for name in own}
     stacked = {
-        f"{prefix}{'ssf_' if leaf in ('scale', 'shift') else ''}{leaf}": torch.stack([own[f"{i}.{leaf}"] for i in range(3)])
+        f"{prefix}{'ssf_' if leaf in ('scale', 'shift') else ''}{leaf}": torch.stack(
+            [own[f"{i}.{leaf}"] for i in range(3)]
+        )
         for leaf in leaves
     }
-    others = {"enc.transformer.encoder.layer.0.attn.query.weight": torch.zeros(8, 8), "head.last_layer.bias": torch.zeros(5)}
+    others = {
+        "enc.transformer.encoder.layer.0.attn.query.weight": torch.zeros(8, 8),
+        "head.last_layer.bias": torch.zeros(5),
+    }
     handle.load_state_dict({**stacked, **others})
     for name, value in handle.state_dict().items():
         assert torch.equal(value, own[name])

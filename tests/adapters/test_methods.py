@@ -48,6 +48,8 @@ def test_upstreams_names(small, alias, name):
         ("lora", {"r": 0}, "should be a positive integer"),
         ("lora", {"target_modules": ["nowhere"]}, "PEFT cannot put lora"),
         ("lora", {"modules_to_save": ["head"]}, "with the method linear"),
+        ("lora", {"bias": "all"}, "with the method bias"),
+        ("lora", {"layers_to_transform": [7]}, "none of 2 blocks"),
         ("ia3", {}, "PEFT cannot put ia3"),
         ("c3a", {}, "PEFT cannot put c3a"),
         ("adalora", {}, "total_step"),
@@ -74,6 +76,7 @@ def test_what_cannot_be_is_refused_and_leaves_no_trace(small, images, name, opti
 HUB = {
     "lora": {"r": 4, "lora_dropout": 0.1, "use_rslora": True},
     "dora": {"r": 4, "use_dora": True},
+    "pissa": {"r": 4, "init_lora_weights": "pissa"},
     "vera": {"r": 8},
     "boft": {},
     "fourierft": {"n_frequency": 30},
@@ -90,7 +93,7 @@ HUB = {
 @pytest.mark.filterwarnings(BUILT, "ignore:Caught signal:UserWarning")
 @pytest.mark.parametrize("name", HUB)
 def test_pefts_methods(small, images, move, tmp_path, name):
-    method = "lora" if name == "dora" else name
+    method = "lora" if name in ("dora", "pissa") else name
     model = small(dtype=torch.float32)
     x = images(model)
     with torch.no_grad():
@@ -123,6 +126,30 @@ def test_a_peft_config_is_taken(small):
     handle.detach()
     with pytest.raises(FreqFormerError, match="which has them all"):
         adapters.attach(model, LoraConfig(r=2), r=3)
+
+
+def test_a_target_that_would_not_act_is_refused(small, images):
+    # EVA-02 and BEiT multiply by the weight of the fused projection without calling it.
+    for name in ("beit_base_patch16_224", "eva02_tiny_patch14_224"):
+        model = small(name, img_size=(112, 112))
+        keys = list(model.state_dict())
+        with pytest.raises(FreqFormerError, match=r"never calls blocks\.0\.attn\.qkv"):
+            adapters.attach(model, "lora", target_modules=["qkv"])
+        assert list(model.state_dict()) == keys
+        assert not hasattr(model, "peft_config")
+    model = small()
+    x = images(model)
+    with torch.no_grad():
+        y = model(x)
+        handle = adapters.attach(model, "lora", target_modules=["qkv"], init_lora_weights=False)
+        assert count(handle) == 2 * 8 * (48 + 3 * 48)
+        assert not torch.equal(model(x), y)
+
+
+def test_layers_to_transform_are_blocks(small):
+    handle = adapters.attach(small(), "lora", layers_to_transform=[1])
+    assert len(handle.named()) == 2 * 6
+    assert all("blocks.1." in name for name in handle.named())
 
 
 def test_loras_six_maps(small):

@@ -4,7 +4,6 @@ import copy
 import pickle
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -36,7 +35,9 @@ def test_the_frozen_part_is_in_evaluation_mode(small, images, name):
     own = {id(m) for h in (handle, head) for module in h.modules() for m in module.modules()}
     assert all(module.training == (id(module) in own) for module in model.modules())
     assert model.head_drop.training
-    assert not any(isinstance(m, nn.Dropout) and m.training for b in model.blocks for m in b.modules() if id(m) not in own)
+    assert not any(
+        isinstance(m, nn.Dropout) and m.training for b in model.blocks for m in b.modules() if id(m) not in own
+    )
     x = images(model)
     state = {key: value.clone() for key, value in model.state_dict().items()}
     trained = {id(p) for h in (handle, head) for p in h.parameters()}
@@ -50,9 +51,9 @@ def test_the_frozen_part_is_in_evaluation_mode(small, images, name):
     assert not any(module.training for module in model.modules())
 
 
-def test_statistics_of_a_frozen_batch_norm_stay(images):
-    model = timm.create_model("test_vit", num_classes=3)
-    model.patch_embed.norm = _ByChannel(64)
+def test_statistics_of_a_frozen_batch_norm_stay(small, images):
+    model = small(dtype=torch.float32)
+    model.norm_pre = _ByChannel(48)
     adapters.attach(model, "filter2d")
     adapters.set_mode(model, True)
     before = {key: value.clone() for key, value in model.named_buffers() if "running" in key}

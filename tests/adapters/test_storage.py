@@ -39,7 +39,8 @@ def elsewhere(folder, *names):
 
 
 @pytest.mark.parametrize(
-    "names", [["vpt_deep", "filter1d", "adapter", "bias"], pytest.param(["filter2d", "lora", "linear"], marks=pytest.mark.slow)]
+    "names",
+    [["vpt_deep", "filter1d", "adapter", "bias"], pytest.param(["filter2d", "lora", "linear"], marks=pytest.mark.slow)],
 )
 def test_another_process_has_the_same_outputs(small, images, move, tmp_path, names):
     model = small()
@@ -243,7 +244,7 @@ def test_prompts_that_a_filter_was_trained_beside_come_first(small, tmp_path):
     handle.save(tmp_path)
     with pytest.raises(FreqFormerError, match="4 prompt tokens"):
         adapters.load(small(), tmp_path)
+    bare = small()
+    adapters.attach(bare, "filter1d", tokens="patch+prompt")
     with pytest.raises(FreqFormerError, match="attach the prompts before filter1d"):
-        bare = small()
-        adapters.attach(bare, "filter1d", tokens="patch+prompt")
         adapters.attach(bare, "vpt_deep")

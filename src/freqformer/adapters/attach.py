@@ -76,7 +76,7 @@ def _refuse_beside(handle: Handle, adapters: Adapters) -> None:
             raise FreqFormerError(f"{handle.name} is {what} already: {remedy}")
         if handle.replaces and other.replaces:
             raise FreqFormerError(
-                f"{handle.name} does not go with {other.name}, which stands in the place of the same linear maps: {remedy}"
+                f"{handle.name} does not go with {other.name}, which stands in place of the same linear maps: {remedy}"
             )
 
 

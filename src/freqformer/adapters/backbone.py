@@ -75,7 +75,7 @@ class Backbone:
         self.shows_grid = seen.shows_grid
         """Whether the patch embedding tells the grid of the images that come."""
         self.bypassed = seen.bypassed
-        """Linear maps of the blocks, by their names in the model, whose weights are used without calling them."""
+        """Linear maps, by their names in the model, that are not called: nothing can be put in their place."""
         self.sketch = _sketch(self.path, self.blocks)
 
     @property
@@ -124,7 +124,7 @@ def grid_of(module: Any, image: Tensor, output: Any) -> Grid | None:
     """The (H, W) of the patches that a patch embedding makes of an image (B, channels, height, width)."""
     if isinstance(output, tuple) and len(output) == 2:
         # XCiT's and NaFlexViT's return the tokens and their grid, or None for a batch of images of many sizes.
-        return tuple(output[1]) if isinstance(output[1], tuple) else None  # type: ignore[return-value]
+        return tuple(output[1]) if isinstance(output[1], tuple) else None
     if hasattr(module, "dynamic_feat_size"):
         height, width = module.dynamic_feat_size((image.shape[-2], image.shape[-1]))
         return height, width
@@ -171,7 +171,9 @@ def _blocks(model: nn.Module, name: str) -> tuple[str, list[nn.Module]]:
         found, path = getattr(inner, "blocks", None), "blocks"
     if not isinstance(found, _SEQUENCES) or len(found) == 0:
         several = sum(isinstance(getattr(m, "blocks", None), _SEQUENCES) for m in model.modules())
-        why = f"it has {several} sequences of blocks" if several else "it has no sequence of blocks (no module `blocks`)"
+        why = (
+            f"it has {several} sequences of blocks" if several else "it has no sequence of blocks (no module `blocks`)"
+        )
         raise FreqFormerError(f"cannot adapt {name}: {why}, and adapters need one at one resolution")
     return ".".join(filter(None, (_owner_path(model), path))), list(found)
 
@@ -231,8 +233,7 @@ def _probe(model: nn.Module, blocks: list[nn.Module], name: str) -> _Seen:
             )
     else:
         raise FreqFormerError(f"cannot adapt {name}: its blocks take tensors of shape {first}, not tokens")
-    inside = {id(m) for block in blocks for m in block.modules()}
-    bypassed = frozenset(n for n, m in linears.items() if id(m) in inside and id(m) not in called)
+    bypassed = frozenset(n for n, m in linears.items() if id(m) not in called)
     shows_grid = layout == "sequence" and any(g is not None for g in grids)
     return _Seen(dim, layout, grid, prefix, shows_grid, bypassed)
 

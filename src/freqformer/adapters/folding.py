@@ -51,7 +51,7 @@ def fold_into_stem(model: nn.Module, adapters: Adapters, scale: Tensor, shift: T
     return False
 
 
-Target = tuple[nn.Parameter, bool, bool]
+Target = tuple[Tensor, bool, bool]
 """A parameter, and whether it is scaled and whether it is shifted."""
 
 
@@ -75,7 +75,7 @@ def _embeddings(inner: nn.Module) -> list[Target] | None:
     return targets
 
 
-def _serves_others(model: nn.Module, adapters: Adapters, image: Tensor, parameters: list[nn.Parameter]) -> bool:
+def _serves_others(model: nn.Module, adapters: Adapters, image: Tensor, parameters: list[Tensor]) -> bool:
     """Whether outputs depend on parameters otherwise than through the first tokens; CaiT's on its class token do."""
     # The last of all hooks: whatever comes to the first block is as if it came from nowhere.
     cut = adapters.backbone.blocks[0].register_forward_pre_hook(lambda _, args: (args[0].detach(), *args[1:]))

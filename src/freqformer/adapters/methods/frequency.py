@@ -264,10 +264,11 @@ class Ssf(_BetweenBlocks):
             parameter.requires_grad_(False)
 
 
-def _on_grid(module: nn.Module, grid: Grid, patches: Tensor) -> Tensor:
+def _on_grid(module: nn.Module, grid: Grid | None, patches: Tensor) -> Tensor:
     """A module on grids, on patches (B, H W, C) or (B, H, W, C)."""
     if patches.ndim == 4:
         return module(patches)
+    assert grid is not None
     return module(patches.unflatten(1, grid)).flatten(1, 2)
 
 
