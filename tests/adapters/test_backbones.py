@@ -27,16 +27,16 @@ VIT = "vit_base_patch16_224"
 QUICK = {
     "vit": (VIT, {}, {}),
     "rectangular": (VIT, {"img_size": (64, 96), "global_pool": "avg", "class_token": False}, {}),
-    "registers": (VIT, {"reg_tokens": 3, "no_embed_class": True, "init_values": 0.5}, {}),
-    "distilled": ("deit_base_distilled_patch16_224", {}, {}),
-    "clip": ("vit_base_patch16_clip_224", {}, {}),
     "eva02": ("eva02_base_patch14_224", {"img_size": 56}, {}),
     "dinov3": ("vit_small_patch16_dinov3", {}, {}),
     "beit": ("beit_base_patch16_224", {}, PAIRS),
     "gfnet": ("test_gfnet", {}, ON_GRID),
-    "spectformer": ("test_spectformer", {}, ON_GRID),
 }
 MORE = {
+    "distilled": ("deit_base_distilled_patch16_224", {}, {}),
+    "clip": ("vit_base_patch16_clip_224", {}, {}),
+    "registers": (VIT, {"reg_tokens": 3, "no_embed_class": True, "init_values": 0.5}, {}),
+    "spectformer": ("test_spectformer", {}, ON_GRID),
     "test_vit": ("test_vit", {}, {}),
     "map": (VIT, {"global_pool": "map"}, {}),
     "qk norm": (VIT, {"qk_norm": True, "qkv_bias": False}, {}),

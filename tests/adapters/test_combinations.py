@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import pytest
+import timm
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -40,7 +41,7 @@ def close(a, b):
     return torch.allclose(a, b, rtol=0, atol=1e-11 * max(1.0, float(b.abs().max())))
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=FIXTURES, derandomize=True)
+@settings(max_examples=8, deadline=None, suppress_health_check=FIXTURES, derandomize=True)
 @given(names=SUBSETS, data=st.data())
 @example(names=["filter2d", "filter2d_real", "filter1d", "ssf"], data=None)
 @example(names=["bias", "lora", "filter2d"], data=None)
@@ -75,7 +76,7 @@ def test_any_subset_in_any_order(small, images, move, names, data):
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=FIXTURES, derandomize=True)
+@settings(max_examples=8, deadline=None, suppress_health_check=FIXTURES, derandomize=True)
 @given(names=SUBSETS, data=st.data())
 @example(names=["rlrr", "bias", "filter2d"], data=None)
 @example(names=["bias", "lora", "linear"], data=None)
@@ -96,7 +97,7 @@ def test_any_subset_folds_in_any_order(small, images, move, names, data):
             assert close(outputs(model, x), y), (names, name)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=FIXTURES, derandomize=True)
+@settings(max_examples=5, deadline=None, suppress_health_check=FIXTURES, derandomize=True)
 @given(names=SUBSETS, data=st.data())
 def test_any_subset_is_loaded_in_any_order(small, images, move, tmp_path_factory, names, data):
     folder = tmp_path_factory.mktemp("adapters")
@@ -151,6 +152,41 @@ def test_features_of_a_prompted_network_are_those_of_its_patches(small, images, 
         move(adapters.attach(model, "vpt_deep", num_tokens=3))
         assert model.forward_features(x).shape == shape
         assert [y.shape for y in model.forward_intermediates(x, intermediates_only=True)] == maps
+
+
+def test_shallow_prompts_leave_no_features_between_the_blocks(small, images):
+    model = small()
+    x = images(model)
+    maps = [y.shape for y in model.forward_intermediates(x, intermediates_only=True)]
+    handle = adapters.attach(model, "vpt_shallow")
+    with pytest.raises(FreqFormerError, match="take vpt_deep"):
+        model.forward_intermediates(x)
+    assert model.forward_features(x).shape == (2, 17, 48)
+    handle.detach()
+    assert [y.shape for y in model.forward_intermediates(x, intermediates_only=True)] == maps
+
+
+def test_features_of_timms_wrapper_are_adapted(images, move):
+    options = {"embed_dim": 48, "depth": 2, "num_heads": 4, "img_size": 64, "out_indices": (0, 1)}
+    model = timm.create_model("vit_base_patch16_224", features_only=True, **options).eval()
+    x = images(model)
+    with torch.no_grad():
+        before = model(x)
+        handle = move(adapters.attach(model, "filter2d"))
+        after = model(x)
+        assert [y.shape for y in after] == [y.shape for y in before]
+        assert not any(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+        handle.detach()
+        assert all(torch.equal(a, b) for a, b in zip(model(x), before, strict=True))
+
+
+def test_a_classifier_made_anew_stays_when_its_method_leaves(small, images):
+    model = small()
+    handle = adapters.attach(model, "linear")
+    model.reset_classifier(3)
+    assert len(handle.named()) == 2
+    handle.detach()
+    assert model(images(model)).shape == (2, 3)
 
 
 def test_full_fine_tuning_beside_frequency_modules(small, images, move):

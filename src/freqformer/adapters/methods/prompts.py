@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import FreqFormerError
-from ..backbone import Tokens
+from ..backbone import Tokens, owner
 from ..handle import Handle, method
 
 
@@ -110,6 +110,23 @@ class VptShallow(_Prompting):
     """VPT, shallow: prompt tokens before the first block."""
 
     layers = 1
+
+    def build(self) -> None:
+        """Make the tokens, and refuse features between the blocks, through which the prompts pass."""
+        super().build()
+        for module in {self.model, owner(self.model)}:
+            if hasattr(module, "forward_intermediates"):
+                module.__dict__["forward_intermediates"] = _no_features
+
+    def unbuild(self) -> None:
+        """Let the model have features again."""
+        super().unbuild()
+        for module in {self.model, owner(self.model)}:
+            module.__dict__.pop("forward_intermediates", None)
+
+
+def _no_features(*args: Any, **options: Any) -> None:
+    raise FreqFormerError("between the blocks vpt_shallow's prompts are among the patches: for features take vpt_deep")
 
 
 @method("vpt_deep", "vpt", "vpt-deep", "prompt")

@@ -41,9 +41,10 @@ class _Tuned(Handle):
         self.kept = {name: parameter.detach().clone() for name, parameter in self.named().items()}
 
     def unbuild(self) -> None:
-        """Give the parameters back their values."""
+        """Give the parameters back their values; a classifier made anew since then has none to be given."""
         for name, parameter in self.named().items():
-            parameter.copy_(self.kept[name])
+            if name in self.kept and self.kept[name].shape == parameter.shape:
+                parameter.copy_(self.kept[name])
 
 
 @method("linear", "none", "head")
