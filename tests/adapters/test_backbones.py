@@ -133,6 +133,16 @@ def test_an_encoder_within_a_model_is_found(images, move, name, method):
         assert torch.equal(model(x), y)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gemma4_vit_167m", "qwen3_vit_88m"])
+def test_an_encoder_within_a_model_has_the_grid_of_its_image(name):
+    model = timm.create_model(name, embed_dim=48, depth=1, num_heads=4, num_classes=5).eval()
+    handle = adapters.attach(model, "filter2d")
+    for height, width in ((192, 384), (384, 192)):
+        assert model(torch.randn(1, 3, height, width)).shape == (1, 5)
+        assert handle.adapters.grid == (height // 16, width // 16)
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [

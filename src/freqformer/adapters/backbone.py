@@ -130,6 +130,9 @@ def grid_of(module: Any, image: Tensor, output: Any) -> Grid | None:
         return height, width
     if isinstance(output, Tensor) and output.ndim == 4:
         return output.shape[1], output.shape[2]
+    if isinstance(image, Tensor) and image.ndim == 4 and (patch := getattr(module, "patch_size", None)) is not None:
+        rows, columns = patch if isinstance(patch, tuple) else (patch, patch)
+        return image.shape[2] // rows, image.shape[3] // columns
     return None
 
 
