@@ -40,8 +40,7 @@ def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
     adapters = found if isinstance(found, Adapters) else Adapters(model)
     handle = kind(model, adapters, chosen)
     name = handle.name
-    if name in adapters.handles:
-        raise FreqFormerError(f"{name} is on this model already: detach it first")
+    _refuse_beside(handle, adapters)
     if fresh:
         model.add_module(NAME, adapters)
     try:
@@ -50,8 +49,8 @@ def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
         # What was refused leaves the model as it was.
         adapters._modules.pop(name, None)
         if fresh:
-            adapters.remove()
-            delattr(model, NAME)
+            adapters.leave(model)
+        freeze(model)
         raise
     adapters.handles[name] = handle
     adapters.arrange()
@@ -63,7 +62,9 @@ def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
             model(blank_image(model))
     except Exception as error:
         handle.remove()
-        raise FreqFormerError(f"{adapters.backbone.name} does not run with {name}: {error}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        needs = f", which needs {handle.needs}" if handle.needs else ""
+        raise FreqFormerError(f"{adapters.backbone.name} does not run with {name}{needs}: {reason}") from error
     return handle
 
 
@@ -84,6 +85,19 @@ def reattach(model: nn.Module, described: Sequence[Mapping[str, Any]]) -> None:
             attach(model, method, **options)
         else:
             attach(model, restored(options))
+
+
+def _refuse_beside(handle: Handle, adapters: Adapters) -> None:
+    """Raise FreqFormerError where a method that is on the model leaves no place for another."""
+    for other in adapters.handles.values():
+        what = "folded" if other.folded else "on this model"
+        remedy = "make the model again" if other.folded else "detach it first"
+        if other.name == handle.name:
+            raise FreqFormerError(f"{handle.name} is {what} already: {remedy}")
+        if handle.replaces and other.replaces:
+            raise FreqFormerError(
+                f"{handle.name} does not go with {other.name}, which stands in place of the same linear maps: {remedy}"
+            )
 
 
 def detach_all(model: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any
 from zlib import crc32
 
@@ -11,16 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FreqFormerError
+from ..ops import is_symbolic
 
 Grid = tuple[int, int]
+
+_SEQUENCES = (nn.Sequential, nn.ModuleList)
 
 
 @dataclass(frozen=True)
 class Tokens:
     """The sequence that reaches a place between two blocks."""
 
-    grid: Grid
-    """(H, W) of the patch tokens."""
+    grid: Grid | None
+    """(H, W) of the patch tokens; None in a batch of images of many sizes."""
     prefix: int
     """Class, distillation and register tokens, which come first."""
     prompts: int
@@ -33,9 +37,20 @@ class Tokens:
             x: (B, N, C), or (B, H, W, C) of a model whose tokens lie on a grid.
             function: from (B, n, C), or (B, H, W, C), to its own shape.
             prompts: whether the prompt tokens, which come before the patches, belong to them.
+
+        Raises:
+            FreqFormerError: the patches fill no grid.
         """
         if x.ndim == 4:
             return function(x)
+        if self.grid is None:
+            raise FreqFormerError("a filter needs images of one size: these patches come from images of many")
+        patches, (height, width) = x.shape[1] - self.prefix - self.prompts, self.grid
+        if not is_symbolic(patches, height, width) and patches != height * width:
+            raise FreqFormerError(
+                f"a filter needs every patch: {patches} of {height}x{width} arrive; where the model drops patches in "
+                "training, freqformer.adapters.set_mode keeps its frozen part in evaluation mode"
+            )
         before = self.prefix + (0 if prompts else self.prompts)
         if before == 0:
             return function(x)
@@ -57,8 +72,10 @@ class Backbone:
         self.path, self.blocks = _blocks(model, self.name)
         seen = _probe(model, self.blocks, self.name)
         self.dim, self.layout, self.grid, self.prefix = seen.dim, seen.layout, seen.grid, seen.prefix
+        self.shows_grid = seen.shows_grid
+        """Whether the patch embedding tells the grid of the images that come."""
         self.bypassed = seen.bypassed
-        """Linear maps of the blocks, by their names in the model, whose weights are used without calling them."""
+        """Linear maps, by their names in the model, that are not called: nothing can be put in their place."""
         self.sketch = _sketch(self.path, self.blocks)
 
     @property
@@ -105,21 +122,37 @@ class Backbone:
 
 def grid_of(module: Any, image: Tensor, output: Any) -> Grid | None:
     """The (H, W) of the patches that a patch embedding makes of an image (B, channels, height, width)."""
+    if isinstance(output, tuple) and len(output) == 2:
+        # XCiT's and NaFlexViT's return the tokens and their grid, or None for a batch of images of many sizes.
+        return tuple(output[1]) if isinstance(output[1], tuple) else None
     if hasattr(module, "dynamic_feat_size"):
         height, width = module.dynamic_feat_size((image.shape[-2], image.shape[-1]))
         return height, width
     if isinstance(output, Tensor) and output.ndim == 4:
         return output.shape[1], output.shape[2]
-    if isinstance(output, tuple) and len(output) == 2 and isinstance(output[1], tuple):
-        return output[1]  # XCiT's embedding returns the tokens and their grid.
+    if isinstance(image, Tensor) and image.ndim == 4 and (patch := getattr(module, "patch_size", None)) is not None:
+        rows, columns = patch if isinstance(patch, tuple) else (patch, patch)
+        return image.shape[2] // rows, image.shape[3] // columns
     return None
 
 
 def patch_embedding(model: nn.Module) -> nn.Module | None:
     """The module that makes patches of an image."""
-    return next(
-        (getattr(model, n) for n in ("patch_embed", "stem") if isinstance(getattr(model, n, None), nn.Module)), None
-    )
+    names = ("patch_embed", "stem", "embeds")
+    inner = owner(model)
+    return next((found for name in names if isinstance(found := getattr(inner, name, None), nn.Module)), None)
+
+
+def owner(model: nn.Module) -> nn.Module:
+    """The module that has the blocks: the model, or the encoder within it where there is only one."""
+    return model.get_submodule(_owner_path(model))
+
+
+def _owner_path(model: nn.Module) -> str:
+    if isinstance(getattr(model, "stages", None), _SEQUENCES) or isinstance(getattr(model, "blocks", None), _SEQUENCES):
+        return ""
+    inner = [n for n, m in model.named_modules() if isinstance(getattr(m, "blocks", None), _SEQUENCES)]
+    return inner[0] if len(inner) == 1 else ""
 
 
 def _name(model: nn.Module) -> str:
@@ -128,8 +161,9 @@ def _name(model: nn.Module) -> str:
 
 
 def _blocks(model: nn.Module, name: str) -> tuple[str, list[nn.Module]]:
-    stages = getattr(model, "stages", None)
-    if isinstance(stages, (nn.Sequential, nn.ModuleList)):
+    inner = owner(model)
+    stages = getattr(inner, "stages", None)
+    if isinstance(stages, _SEQUENCES):
         if len(stages) != 1:
             raise FreqFormerError(
                 f"cannot adapt {name}: it is a pyramid of {len(stages)} stages, and adapters need one sequence of "
@@ -137,10 +171,14 @@ def _blocks(model: nn.Module, name: str) -> tuple[str, list[nn.Module]]:
             )
         found, path = getattr(stages[0], "blocks", None), "stages.0.blocks"
     else:
-        found, path = getattr(model, "blocks", None), "blocks"
-    if not isinstance(found, (nn.Sequential, nn.ModuleList)) or len(found) == 0:
-        raise FreqFormerError(f"cannot adapt {name}: it has no sequence of transformer blocks (no module `blocks`)")
-    return path, list(found)
+        found, path = getattr(inner, "blocks", None), "blocks"
+    if not isinstance(found, _SEQUENCES) or len(found) == 0:
+        several = sum(isinstance(getattr(m, "blocks", None), _SEQUENCES) for m in model.modules())
+        why = (
+            f"it has {several} sequences of blocks" if several else "it has no sequence of blocks (no module `blocks`)"
+        )
+        raise FreqFormerError(f"cannot adapt {name}: {why}, and adapters need one at one resolution")
+    return ".".join(filter(None, (_owner_path(model), path))), list(found)
 
 
 @dataclass
@@ -149,6 +187,7 @@ class _Seen:
     layout: str
     grid: Grid
     prefix: int
+    shows_grid: bool
     bypassed: frozenset[str]
 
 
@@ -189,7 +228,7 @@ def _probe(model: nn.Module, blocks: list[nn.Module], name: str) -> _Seen:
             raise FreqFormerError(f"cannot adapt {name}: its features {first[1:]} are not channels-last")
         grid, layout, prefix = (first[1], first[2]), "grid", 0
     elif len(first) == 3:
-        grid = next((g for g in grids if g is not None), None) or _square(first[1], name)
+        grid = next((g for g in grids if g is not None), None) or _square(model, first[1], name)
         layout, prefix = "sequence", first[1] - grid[0] * grid[1]
         if prefix < 0:
             raise FreqFormerError(
@@ -197,15 +236,16 @@ def _probe(model: nn.Module, blocks: list[nn.Module], name: str) -> _Seen:
             )
     else:
         raise FreqFormerError(f"cannot adapt {name}: its blocks take tensors of shape {first}, not tokens")
-    inside = {id(m) for block in blocks for m in block.modules()}
-    bypassed = frozenset(n for n, m in linears.items() if id(m) in inside and id(m) not in called)
-    return _Seen(dim, layout, grid, prefix, bypassed)
+    bypassed = frozenset(n for n, m in linears.items() if id(m) not in called)
+    shows_grid = layout == "sequence" and any(g is not None for g in grids)
+    return _Seen(dim, layout, grid, prefix, shows_grid, bypassed)
 
 
-def _square(tokens: int, name: str) -> Grid:
-    side = int(tokens**0.5)
-    if side == 0:
-        raise FreqFormerError(f"cannot adapt {name}: no tokens reach its blocks")
+def _square(model: nn.Module, tokens: int, name: str) -> Grid:
+    patches = tokens - int(getattr(owner(model), "num_prefix_tokens", 0))
+    side = isqrt(max(0, patches))
+    if side == 0 or side * side != patches:
+        raise FreqFormerError(f"cannot adapt {name}: no patch embedding tells the grid of its {tokens} tokens")
     return side, side
 
 
@@ -218,7 +258,8 @@ def blank_image(model: nn.Module) -> Tensor:
     reference = next(model.parameters())
     cfg = getattr(model, "pretrained_cfg", None) or {}
     channels, *size = cfg.get("input_size", (3, 224, 224))
-    own = getattr(patch_embedding(model), "img_size", None) or getattr(model, "img_size", None)
+    places = [patch_embedding(model), *model.modules()]
+    own = next((found for place in places if (found := getattr(place, "img_size", None)) is not None), None)
     if own is not None:
         size = [own, own] if isinstance(own, int) else list(own)
     convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
@@ -240,13 +281,14 @@ def in_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def _sketch(path: str, blocks: list[nn.Module]) -> list[float]:
-    """A number of about normal size for each matrix of the blocks, which other weights would not have."""
+    """A number of about normal size for each linear map of the blocks, which other weights would not have."""
     numbers = []
     for index, block in enumerate(blocks):
-        for name, parameter in block.named_parameters():
-            if parameter.ndim < 2 or parameter.is_meta:
+        for name, module in block.named_modules():
+            # Tables of positions and filters are other tensors at other image sizes; linear maps are not.
+            if not isinstance(module, nn.Linear) or module.weight.is_meta:
                 continue
-            values = parameter.detach().flatten()
+            values = module.weight.detach().flatten()
             chosen = values[:: max(1, len(values) // 1024)][:1024].double().cpu().numpy()
             signs = np.random.RandomState(crc32(f"{index}.{name}".encode())).choice([-1.0, 1.0], len(chosen))
             norm = float(np.linalg.norm(chosen))

@@ -37,7 +37,7 @@ class Adapters(nn.Module):
         super().__init__()
         self.backbone = Backbone(model)
         self.handles: dict[str, Handle] = {}
-        self.grid: Grid = self.backbone.grid
+        self.grid: Grid | None = self.backbone.grid
         self.prompts = 0
         """Prompt tokens in the sequence, all the way."""
         self.split_by: set[str] = set()
@@ -48,7 +48,7 @@ class Adapters(nn.Module):
         blocks = self.backbone.blocks
         self.hooks = [block.register_forward_pre_hook(partial(_before, self, i)) for i, block in enumerate(blocks)]
         self.hooks.append(blocks[-1].register_forward_hook(partial(_after, self, len(blocks))))
-        if self.backbone.layout == "sequence" and (embedding := patch_embedding(model)) is not None:
+        if self.backbone.shows_grid and (embedding := patch_embedding(model)) is not None:
             self.hooks.append(embedding.register_forward_hook(partial(_note_grid, self)))
 
     def at(self, place: int, x: Tensor) -> Tensor:
@@ -63,10 +63,13 @@ class Adapters(nn.Module):
         places = range(self.backbone.depth + 1)
         self.steps = [sorted(acting, key=lambda handle: handle.order(place)) for place in places]
 
-    def remove(self) -> None:
-        """Leave the model."""
+    def leave(self, model: nn.Module) -> None:
+        """Leave the model with what was trained in it before."""
         for hook in self.hooks:
             hook.remove()
+        delattr(model, NAME)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(self.trained_before.get(name, True))
 
 
 def _before(adapters: Adapters, place: int, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -78,7 +81,7 @@ def _after(adapters: Adapters, place: int, block: nn.Module, args: tuple[Any, ..
 
 
 def _note_grid(adapters: Adapters, embedding: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    adapters.grid = grid_of(embedding, args[0], output) or adapters.backbone.grid
+    adapters.grid = grid_of(embedding, args[0], output)
 
 
 class Handle:
@@ -94,6 +97,10 @@ class Handle:
     Options: ClassVar[type] = NoOptions
     foldable: ClassVar[bool] = False
     """Whether `fold` can put it where it costs nothing, or less."""
+    needs: ClassVar[str] = ""
+    """What a model must have to run with it, for the error of one that does not."""
+    replaces: ClassVar[bool] = False
+    """Whether it puts modules of its own in the place of the blocks' linear maps, as one method can at a time."""
 
     def __init__(self, model: nn.Module, adapters: Adapters, options: Any) -> None:
         self.model, self.adapters, self.options = model, adapters, options
@@ -250,10 +257,7 @@ class Handle:
         if adapters.handles:
             freeze(self.model)
             return
-        adapters.remove()
-        delattr(self.model, NAME)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(adapters.trained_before.get(name, True))
+        adapters.leave(self.model)
 
     def _require_live(self, what: str) -> None:
         if self.folded:

@@ -26,6 +26,19 @@ class SplitProjection(nn.Module):
             biases = (None,) * 3 if fused.bias is None else fused.bias.chunk(3)
         maps = [_linear(weight, bias) for weight, bias in zip(fused.weight.chunk(3), biases, strict=True)]
         self.query, self.key, self.value = maps
+        self.train(fused.training)
+        # Kept aside without its tensors, and not as a submodule: what else is on it comes back with it.
+        fused.weight = fused.bias = None  # type: ignore[assignment]
+        self.__dict__["fused"] = fused
+
+    def join(self) -> nn.Linear:
+        """The fused projection with the weights that the three have now."""
+        maps = (self.query, self.key, self.value)
+        fused: nn.Linear = self.__dict__["fused"]
+        fused.weight = _parameter(torch.cat([part.weight for part in maps]))
+        if all(part.bias is not None for part in maps):
+            fused.bias = _parameter(torch.cat([part.bias for part in maps]))
+        return fused.train(self.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C) to (..., 3 C')."""
@@ -69,14 +82,10 @@ def join(adapters: Adapters, who: str) -> None:
         parts = attention.qkv
         if not isinstance(parts, SplitProjection):
             continue
-        maps = [parts.query, parts.key, parts.value]
-        has_biases = [part.bias is not None for part in maps]
-        fused = _linear(torch.cat([part.weight for part in maps]), None)
-        if all(has_biases):
-            fused.bias = _parameter(torch.cat([part.bias for part in maps]))
-        elif has_biases[0]:
-            attention.q_bias, attention.v_bias = _parameter(maps[0].bias), _parameter(maps[2].bias)
-        attention.qkv = fused.train(parts.training)
+        query, key, value = parts.query, parts.key, parts.value
+        if query.bias is not None and key.bias is None:
+            attention.q_bias, attention.v_bias = _parameter(query.bias), _parameter(value.bias)
+        attention.qkv = parts.join()
 
 
 def linear_maps(backbone: Backbone, model: nn.Module, what: str) -> dict[str, nn.Linear]:

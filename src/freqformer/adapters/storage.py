@@ -60,6 +60,8 @@ def load(model: nn.Module, path: str | Path) -> Handle:
     is_hub = (folder / HUB_CONFIG).is_file()
     handle = attach(model, _hub_config(folder)) if is_hub else attach(model, method, **options)
     try:
+        if (prompts := description.get("prompts", 0)) != handle.describe().get("prompts", 0):
+            raise FreqFormerError(f"{folder} was trained beside {prompts} prompt tokens: put these on the model first")
         handle.load_state_dict(read_weights(folder / (HUB_WEIGHTS if is_hub else WEIGHTS)))
     except FreqFormerError:
         handle.remove()
@@ -86,7 +88,8 @@ def read_adapter(folder: Path) -> dict[str, Any]:
         raise FreqFormerError(f"{folder} holds no adapter: there is no {DESCRIPTION} in it") from error
     except (OSError, ValueError) as error:
         raise FreqFormerError(f"cannot read {path}: {error}") from error
-    if not isinstance(description, dict) or not {"method", "options", "backbone"} <= description.keys():
+    parts = {"method": str, "options": dict, "backbone": dict}
+    if not isinstance(description, dict) or any(not isinstance(description.get(k), t) for k, t in parts.items()):
         raise FreqFormerError(f"{path} describes no adapter of this package")
     return description
 

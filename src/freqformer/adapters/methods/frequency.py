@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -221,8 +222,15 @@ class Filter1d(_Filter):
     def make(self) -> nn.Module:
         """A complex filter of a line."""
         height, width = self.backbone.grid
-        length = height * width + (self.adapters.prompts if self.options.tokens == "patch+prompt" else 0)
-        return ResidualFilter(self.backbone.dim, (1, length), line=True)
+        return ResidualFilter(self.backbone.dim, (1, height * width + self._prompts), line=True)
+
+    @property
+    def _prompts(self) -> int:
+        return self.adapters.prompts if self.options.tokens == "patch+prompt" else 0
+
+    def describe(self) -> dict[str, Any]:
+        """The method, and how many prompt tokens it filters."""
+        return {**super().describe(), "prompts": self._prompts}
 
     def at(self, place: int, x: Tensor, tokens: Tokens) -> Tensor:
         """Filter the line of tokens."""
@@ -249,16 +257,18 @@ class Ssf(_BetweenBlocks):
         places = self.places()
         first = places[0]
         assert isinstance(first, ScaleShift)
-        if fold_into_stem(self.model, self.adapters, first.scale.detach(), first.shift.detach()):
+        alone = self.adapters.steps[0] == [self]
+        if alone and fold_into_stem(self.model, self.adapters, first.scale.detach(), first.shift.detach()):
             places[0] = nn.Identity()
         for parameter in places.parameters():
             parameter.requires_grad_(False)
 
 
-def _on_grid(module: nn.Module, grid: Grid, patches: Tensor) -> Tensor:
+def _on_grid(module: nn.Module, grid: Grid | None, patches: Tensor) -> Tensor:
     """A module on grids, on patches (B, H W, C) or (B, H, W, C)."""
     if patches.ndim == 4:
         return module(patches)
+    assert grid is not None
     return module(patches.unflatten(1, grid)).flatten(1, 2)
 
 

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...errors import FreqFormerError, MissingExtra
 from ..handle import Handle
-from ..projections import join, linear_maps, split
+from ..projections import join, linear_maps, replace, split
 
 # What FreqFiT's configuration has where PEFT's default is another.
 _UPSTREAM: dict[str, dict[str, Any]] = {
@@ -25,6 +26,7 @@ class HubHandle(Handle):
     """A method of PEFT on a model; ``options`` is its ``PeftConfig``."""
 
     foldable = True
+    replaces = True
 
     def __init__(self, model: nn.Module, adapters: Any, options: Any) -> None:
         super().__init__(model, adapters, options)
@@ -36,24 +38,59 @@ class HubHandle(Handle):
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         config = self.options
-        if any(isinstance(handle, HubHandle) for handle in self.adapters.handles.values()):
-            raise FreqFormerError("a method of PEFT is on this model already: detach it first")
+        if getattr(config, "modules_to_save", None):
+            raise FreqFormerError("modules_to_save is not taken: train the classifier with the method linear beside it")
+        if getattr(config, "bias", "none") != "none":
+            raise FreqFormerError("PEFT's bias is not taken: train the biases with the method bias beside it")
+        config.inference_mode = False
         targets = getattr(config, "target_modules", None)
         self.apart = targets is None or re.search(r"\b(query|key|value)\b", str(targets)) is not None
         if self.apart:
             split(self.adapters, self.name)
         try:
             if targets is None:
-                config.target_modules = set(linear_maps(self.backbone, self.model, self.name))
-            self.tuner = get_peft_model(self.model, config)
+                config.target_modules = self._maps()
         except FreqFormerError:
             self._rejoin()
             raise
+        linears = {name: m.weight for name, m in self.model.named_modules() if isinstance(m, nn.Linear)}
+        before = {name: weight.detach().clone() for name, weight in linears.items() if not weight.is_meta}
+        why = None
+        try:
+            self.tuner = get_peft_model(self.model, config)
         except Exception as error:
-            self._rejoin()
-            raise FreqFormerError(f"PEFT cannot put {self.name} on {self.backbone.name}: {error}") from error
-        self.layers = [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+            why = _first_line(error)
+        layers = {name: m for name, m in self.model.named_modules() if isinstance(m, BaseTunerLayer)}
+        # Initialisations such as PiSSA's take from the frozen weights what they give to the adapter.
+        self.rewritten = [
+            (linears[name], value)
+            for name, value in before.items()
+            if name in layers and not torch.equal(linears[name], value)
+        ]
+        if why is None and (silent := next((name for name in layers if name in self.backbone.bypassed), None)):
+            why = f"the model never calls {silent}, so that nothing in its place would act; name other modules"
+        if why is not None:
+            # PEFT may have failed half-way.
+            for name, layer in layers.items():
+                replace(self.model, name, layer.get_base_layer())
+            self._restore()
+            self._leave()
+            raise FreqFormerError(f"PEFT cannot put {self.name} on {self.backbone.name}: {why}")
+        self.layers: list[Any] = list(layers.values())
         self.parts = [name for name, parameter in self.tuner.named_parameters() if parameter.requires_grad]
+
+    def _maps(self) -> set[str]:
+        """The linear maps to adapt where the user names none."""
+        maps = set(linear_maps(self.backbone, self.model, self.name))
+        layers = getattr(self.options, "layers_to_transform", None)
+        if layers is None:
+            return maps
+        # PEFT does not look at it where targets are whole names.
+        blocks = {layers} if isinstance(layers, int) else set(layers)
+        chosen = {name for name in maps if int(name.removeprefix(f"{self.backbone.path}.").partition(".")[0]) in blocks}
+        if not chosen:
+            raise FreqFormerError(f"layers_to_transform {sorted(blocks)} names none of {self.backbone.depth} blocks")
+        return chosen
 
     def named(self) -> dict[str, nn.Parameter]:
         """PEFT's own parameters."""
@@ -84,8 +121,8 @@ class HubHandle(Handle):
         set_peft_model_state_dict(self.tuner, dict(state))
 
     def modules(self) -> list[nn.Module]:
-        """PEFT's layers but for the linear maps within."""
-        return [module for layer in self.layers for name, module in layer.named_children() if name != "base_layer"]
+        """PEFT's layers; some look at their own mode, not only their dropouts."""
+        return list(self.layers)
 
     def describe(self) -> dict[str, Any]:
         """The method and its config as plain containers."""
@@ -96,18 +133,24 @@ class HubHandle(Handle):
         """Merged into the linear maps."""
         try:
             self.tuner.merge_and_unload()
-        except (NotImplementedError, AttributeError) as error:
-            raise FreqFormerError(f"PEFT cannot merge {self.name} into the weights: {error}") from error
+        except Exception as error:
+            raise FreqFormerError(f"PEFT cannot merge {self.name} into the weights: {_first_line(error)}") from error
         self._leave()
 
     def unbuild(self) -> None:
         """Put the linear maps back."""
         self.tuner.unload()
+        self._restore()
         self._leave()
 
     def write(self, folder: Path) -> None:
         """PEFT's own files in a folder."""
         self.tuner.save_pretrained(str(folder), save_embedding_layers=False)
+
+    def _restore(self) -> None:
+        with torch.no_grad():
+            for weight, value in self.rewritten:
+                weight.copy_(value)
 
     def _leave(self) -> None:
         if hasattr(self.model, "peft_config"):
@@ -144,7 +187,11 @@ def hub_config(name: str, options: Mapping[str, Any]) -> Any | None:
     try:
         return kind(**{**_UPSTREAM.get(key, {}), **options})
     except (TypeError, ValueError) as error:
-        raise FreqFormerError(f"{kind.__name__} refuses its fields: {error}") from error
+        raise FreqFormerError(f"{kind.__name__} refuses its fields: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def restored(options: Mapping[str, Any]) -> Any:

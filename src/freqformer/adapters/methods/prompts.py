@@ -1,13 +1,14 @@
 """Visual prompt tuning: learned tokens beside those of the image (Jia et al., ECCV 2022)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import FreqFormerError
-from ..backbone import Tokens
+from ..backbone import Tokens, owner
 from ..handle import Handle, method
 
 
@@ -45,6 +46,7 @@ class Prompts(nn.Module):
 
 class _Prompting(Handle):
     Options = PromptOptions
+    needs = "blocks that take any number of tokens"
     layers: int
 
     def build(self) -> None:
@@ -54,6 +56,8 @@ class _Prompting(Handle):
             raise FreqFormerError("num_tokens must be at least 1, and prompt_dropout 0 or more and below 1")
         if self.adapters.prompts:
             raise FreqFormerError("this model has prompt tokens already: detach them first")
+        if (line := self.adapters.handles.get("filter1d")) and line.options.tokens == "patch+prompt":
+            raise FreqFormerError("attach the prompts before filter1d, whose filter is made for patches and prompts")
         if backbone.layout == "grid":
             raise FreqFormerError(f"{backbone.name} has no place for prompt tokens: its tokens lie on a grid")
         for name, module in self.model.named_modules():
@@ -82,19 +86,23 @@ class _Prompting(Handle):
         """Let attentions know their own tokens again."""
         self._lengthen(-self.options.num_tokens)
 
+    def without(self, x: Tensor) -> Tensor:
+        """The tokens (B, N, C) but for the prompts."""
+        prefix = self.backbone.prefix
+        return torch.cat((x[:, :prefix], x[:, prefix + self.options.num_tokens :]), dim=1)
+
     def order(self, place: int) -> int:
         """Prompts come before frequency modules, and go after the last of them."""
         return 0 if place < self.backbone.depth else 2
 
     def at(self, place: int, x: Tensor, tokens: Tokens) -> Tensor:
-        """Put the prompts after the prefix tokens, renew them in deep prompting, take them away at the end."""
+        """Put the prompts after the prefix tokens, and take them away at the end."""
         assert isinstance(self.module, Prompts)
         if place == self.backbone.depth:
-            return torch.cat((x[:, : tokens.prefix], x[:, tokens.prefix + tokens.prompts :]), dim=1)
+            return self.without(x)
         if place >= self.layers:
             return x
-        rest = x[:, tokens.prefix + (tokens.prompts if place else 0) :]
-        return torch.cat((x[:, : tokens.prefix], self.module(place, x), rest), dim=1)
+        return torch.cat((x[:, : tokens.prefix], self.module(place, x), x[:, tokens.prefix :]), dim=1)
 
 
 @method("vpt_shallow", "vpt-shallow")
@@ -102,6 +110,23 @@ class VptShallow(_Prompting):
     """VPT, shallow: prompt tokens before the first block."""
 
     layers = 1
+
+    def build(self) -> None:
+        """Make the tokens, and refuse features between the blocks, through which the prompts pass."""
+        super().build()
+        for module in {self.model, owner(self.model)}:
+            if hasattr(module, "forward_intermediates"):
+                module.__dict__["forward_intermediates"] = _no_features
+
+    def unbuild(self) -> None:
+        """Let the model have features again."""
+        super().unbuild()
+        for module in {self.model, owner(self.model)}:
+            module.__dict__.pop("forward_intermediates", None)
+
+
+def _no_features(*args: Any, **options: Any) -> None:
+    raise FreqFormerError("between the blocks vpt_shallow's prompts are among the patches: for features take vpt_deep")
 
 
 @method("vpt_deep", "vpt", "vpt-deep", "prompt")
@@ -112,6 +137,22 @@ class VptDeep(_Prompting):
     def layers(self) -> int:  # type: ignore[override]
         """A set for each block."""
         return self.backbone.depth
+
+    def build(self) -> None:
+        """Make the tokens; a block hands none on, so that features between the blocks are of the patches alone."""
+        super().build()
+        # After the last block others act on them before they go.
+        self.hooks = [block.register_forward_hook(partial(_after, self)) for block in self.backbone.blocks[:-1]]
+
+    def unbuild(self) -> None:
+        """Leave the blocks alone."""
+        super().unbuild()
+        for hook in self.hooks:
+            hook.remove()
+
+
+def _after(prompting: _Prompting, block: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return prompting.without(output)
 
 
 def _patch_area(model: nn.Module) -> int:

@@ -69,6 +69,7 @@ class Rlrr(Handle):
     """RLRR: scales of the rows and columns of every linear map, and of the norms before them."""
 
     foldable = True
+    replaces = True
 
     def build(self) -> None:
         """Put rescaled maps in place of the blocks' own, and scales after the norms."""

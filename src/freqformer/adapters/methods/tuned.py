@@ -41,9 +41,10 @@ class _Tuned(Handle):
         self.kept = {name: parameter.detach().clone() for name, parameter in self.named().items()}
 
     def unbuild(self) -> None:
-        """Give the parameters back their values."""
+        """Give the parameters back their values; a classifier made anew since then has none to be given."""
         for name, parameter in self.named().items():
-            parameter.copy_(self.kept[name])
+            if name in self.kept and self.kept[name].shape == parameter.shape:
+                parameter.copy_(self.kept[name])
 
 
 @method("linear", "head")
@@ -69,8 +70,8 @@ class Bias(_Tuned):
     """BitFit: every bias of the backbone (Ben Zaken et al., ACL 2022); FreqFiT calls it tinytl-bias."""
 
     def chooses(self, name: str, outside: bool) -> bool:
-        """What is called bias, q_bias or v_bias; tables of position biases are none."""
-        return not outside and name.rpartition(".")[2] in ("bias", "q_bias", "v_bias")
+        """What is called bias, q_bias, mlp_bias and so on; tables of position biases are none."""
+        return not outside and name.rpartition(".")[2].endswith("bias")
 
     def build(self) -> None:
         """Remember the biases, of query, key and value apart: then they keep their names beside other methods."""
