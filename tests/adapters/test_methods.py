@@ -22,7 +22,6 @@ def count(handle):
     [
         ("freqfit", "filter2d"),
         ("FreqFit*", "filter2d_real"),
-        ("none", "linear"),
         ("tinytl-bias", "bias"),
         ("vpt-deep", "vpt_deep"),
         ("Filter2D-Real", "filter2d_real"),

@@ -280,6 +280,11 @@ def set_mode(model: nn.Module, training: bool) -> None:
         for handle in handles(model):
             for module in handle.modules():
                 module.train()
+        for module in model.modules():
+            # Linear maps that PEFT's layers hold are frozen too.
+            trained = [parameter.requires_grad for parameter in module.parameters()]
+            if trained and not any(trained):
+                module.eval()
 
 
 def handles(model: nn.Module) -> list[Handle]:
