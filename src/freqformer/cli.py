@@ -5,7 +5,7 @@ import io
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -158,18 +158,59 @@ def _train(flags: "Flags", words: list[str]) -> int:
 
 
 def _adapt(flags: "Flags", words: list[str]) -> int:
-    from .adapters import METHODS
     from .tasks import AdaptationConfig
+
+    if words[:1] == ["sweep"]:
+        return _sweep(words[1:])
+    flags.parser.description = (
+        f"{flags.parser.description}. `{flags.parser.prog} sweep` tunes and repeats it on many tasks"
+    )
+    with only_the_first_complains():
+        config = AdaptationConfig(**_settings_of_an_adaptation(flags, words, AdaptationConfig))
+    return _report(config)
+
+
+def _sweep(words: list[str]) -> int:
+    from .engine.sweep import CHOSEN, SweepConfig, sweep
+    from .flags import Flags
+
+    flags = Flags(
+        "freqformer adapt sweep",
+        "tune learning rate and weight decay on each task's validation split, then train with the best and several "
+        "seeds; the same command again, or --resume, goes on with it",
+    )
+    with only_the_first_complains():
+        for word in words:
+            name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+            if word.startswith("--") and name in CHOSEN:
+                raise FreqFormerError(f"--{name.replace('_', '-')} is no flag of a sweep: {CHOSEN[name]}")
+        config = SweepConfig(**_settings_of_an_adaptation(flags, words, SweepConfig, chosen=CHOSEN))
+    results = sweep(config)
+    found = {**{name: row for name, row in results["tasks"].items() if row["top1"]}, **results["means"]}
+    _table(
+        ["", "top-1", "seeds"],
+        [
+            [name, f"{100 * row['mean']:.2f}" + (f" ± {100 * row['std']:.2f}" if row["std"] is not None else ""), seeds]
+            for name, row in found.items()
+            for seeds in [str(row["seeds"])]
+        ],
+    )
+    return 0 if results["complete"] else 1
+
+
+def _settings_of_an_adaptation(
+    flags: "Flags", words: list[str], config_type: type["RunConfig"], *, chosen: Container[str] = ()
+) -> dict[str, Any]:
+    """An adaptation's fields; its methods' options are flags of their own."""
+    from .adapters import METHODS
 
     options = {kind.Options for kind in METHODS.values()}
     for kind in sorted(options, key=lambda kind: kind.__name__):
         flags.fields(kind, unset=True)
-    with only_the_first_complains():
-        args = _settings_of_a_run(flags, words, AdaptationConfig)
-        given = {name: args.pop(name) for kind in options for name in (field.name for field in fields(kind))}
-        args["options"] = {**args["options"], **{name: value for name, value in given.items() if value is not None}}
-        config = AdaptationConfig(**args)
-    return _report(config)
+    args = _settings_of_a_run(flags, words, config_type, chosen=chosen)
+    given = {name: args.pop(name) for kind in options for name in (field.name for field in fields(kind))}
+    args["options"] = {**args["options"], **{name: value for name, value in given.items() if value is not None}}
+    return args
 
 
 def _report(config: "RunConfig") -> int:
@@ -186,15 +227,23 @@ def _report(config: "RunConfig") -> int:
 
 
 def _settings_of_a_run(
-    flags: "Flags", words: list[str], config_type: type["RunConfig"], *, timm: bool = False
+    flags: "Flags",
+    words: list[str],
+    config_type: type["RunConfig"],
+    *,
+    timm: bool = False,
+    chosen: Container[str] = (),
 ) -> dict[str, Any]:
-    """A run's fields and its other flags, as recipe, config file, the run to resume and the flags say."""
+    """A run's fields and its other flags, as recipe, config file, the run to resume and the flags say.
+
+    Those that are ``chosen`` elsewhere are neither flags nor taken from a recipe.
+    """
     from .engine import RESUME_LAST
     from .engine.recipes import fit_recipe
     from .engine.storage import CONFIG
 
-    flags.fields(config_type, optional_value={"resume": RESUME_LAST})
-    flags.value("recipe", str, "a paper's settings as defaults; `freqformer recipes` lists them")
+    flags.fields(config_type, optional_value={"resume": RESUME_LAST}, without=chosen)
+    flags.value("recipe", str, "a paper's settings as defaults; `freqformer recipes` lists them, none is none")
     flags.positional("data", "the folder the data set lies in, as --data-path", optional=True)
     flags.config_file()
     args = flags.parse(words)
@@ -203,6 +252,7 @@ def _settings_of_a_run(
         if foreign := recipe.settings.keys() - {field.name for field in fields(config_type)}:
             flag = sorted(foreign)[0].replace("_", "-")
             raise FreqFormerError(f"the recipe {recipe.name} is for another command: it sets --{flag}")
+        recipe = replace(recipe, settings={k: v for k, v in recipe.settings.items() if k not in chosen})
         # What is given, by a config file or a flag, changes the recipe.
         flags.defaults(recipe.settings)
         args = flags.parse(words)
@@ -227,11 +277,15 @@ def _scores(figures: dict[str, Any]) -> str:
 
 def _recipe(args: dict[str, Any], *, timm: bool) -> "Recipe | None":
     """The recipe that a command line names, or the one that its spelling implies."""
+    from .data import VTAB_TASKS
     from .engine.recipes import get_recipe
 
-    implied = "timm" if timm else "finetune" if args.get("finetune") is not None else None
+    implied = "timm" if timm else "finetune" if args.get("finetune") is not None else "none"
+    if tasks := args.get("tasks"):
+        of_vtab = all(task == "all" or task.removeprefix("vtab:") in VTAB_TASKS for task in tasks)
+        implied = "freqfit_vtab" if of_vtab else "none"
     name = args["recipe"] or implied
-    return None if name is None else get_recipe(name)
+    return None if name == "none" else get_recipe(name)
 
 
 def _settings(settings: dict[str, Any], between: str) -> str:

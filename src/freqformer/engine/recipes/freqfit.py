@@ -17,7 +17,6 @@ PROTOCOL: Settings = {
     "min_lr": 0.0,
     "sched_by_epoch": True,
     "clip_grad": None,
-    "drop_path": 0.0,
     "smoothing": 0.0,
     "mixup": 0.0,
     "cutmix": 0.0,
@@ -35,7 +34,7 @@ PROTOCOL: Settings = {
 - sched_by_epoch, warmup_prefix, warmup_lr, min_lr: WarmupCosineSchedule, stepped once an epoch; so the first epoch's
   rate is 0.
 - clip_grad, smoothing, mixup, cutmix, aa: train_classifier has none of them.
-- drop_path: its networks have no stochastic depth.
+- Its networks have no stochastic depth; encoders have none here either, unless --encoder-args says so.
 - interpolation: the default of tf.image.resize and of torchvision's Resize.
 - precision: there is no autocast.
 """
