@@ -35,7 +35,7 @@ from .results import (
     seconds_of,
     setting_of,
 )
-from .trials import DATABASE, begin, best, end, is_over, require_optuna, studies
+from .trials import DATABASE, begin, best, end, is_over, require_optuna, studies, trials_of
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -70,9 +70,12 @@ class _Sweep:
 
     def left(self) -> str:
         """What there is still to do, in words."""
-        trials = sum(
-            not is_over(self.studies[task], setting) for task in self.config.tasks for setting in self.config.grid()
-        )
+        grid = self.config.grid()
+        trials = len(self.config.tasks) * len(grid)
+        for study in self.studies.values():
+            # At once: each look at a study reads its trials.
+            states = trials_of(study)
+            trials -= sum(setting in states and states[setting].state.is_finished() for setting in grid)
         folders = [self.folder / task_folder(task) / SEEDS for task in self.config.tasks]
         finals = sum(finished_metrics(folder / str(seed)) is None for folder in folders for seed in self.config.seeds)
         return f"left: {trials} trials and {finals} final runs"
