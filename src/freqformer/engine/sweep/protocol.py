@@ -78,7 +78,7 @@ class _Sweep:
             trials -= sum(setting in states and states[setting].state.is_finished() for setting in grid)
         folders = [self.folder / task_folder(task) / SEEDS for task in self.config.tasks]
         finals = sum(finished_metrics(folder / str(seed)) is None for folder in folders for seed in self.config.seeds)
-        return f"left: {trials} trials and {finals} final runs"
+        return f"left: {_number(trials, 'trial')} and {_number(finals, 'final run')}"
 
 
 def sweep(config: SweepConfig) -> dict[str, Any]:
@@ -110,8 +110,8 @@ def sweep(config: SweepConfig) -> dict[str, Any]:
             )
     folder = Path(config.output_dir or config.default_output_dir())
     print(
-        f"Sweep: {len(config.tasks)} tasks, {len(config.grid())} settings and {len(config.seeds)} seeds each, folder "
-        f"{folder}",
+        f"Sweep: {_number(len(config.tasks), 'task')}, {_number(len(config.grid()), 'setting')} and "
+        f"{_number(len(config.seeds), 'seed')} each, folder {folder}",
         flush=True,
     )
     splits = {task: _require_data(config, task) for task in config.tasks}
@@ -257,6 +257,10 @@ def _thin(folder: Path, names: tuple[str, ...]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _report(sweep: _Sweep) -> list[TaskResult]:
