@@ -226,7 +226,8 @@ def test_a_trial_whose_loss_is_no_number_is_passed_over(small, pretended, capsys
     assert (folder / "failed.txt").read_text() == "the loss is nan\n"
     assert not (folder / "checkpoints").exists()
     assert (
-        "svhn: trial 1 of 2, lr 0.1, weight decay 0: failed, the loss is nan; left: 1 trial and 2 final runs" in capsys.readouterr().out
+        "svhn: trial 1 of 2, lr 0.1, weight decay 0: failed, the loss is nan; left: 1 trial and 2 final runs"
+        in capsys.readouterr().out
     )
     pretended.made()
     sweep(config)

@@ -110,6 +110,7 @@ def _draw(path: Path, results: list[TaskResult]) -> None:
     axes.set_xticklabels([result.task for result in done], rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
     axes.set_ylabel("top-1 (%)")
     axes.set_ylim(0, 103)
+    axes.margins(x=0.02)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
