@@ -21,7 +21,7 @@ from PIL import Image
 pytest.importorskip("optuna", reason="the extra adapt is not installed")
 
 from freqformer.data import VTAB_TASKS
-from freqformer.engine import Interrupted, SweepConfig, sweep
+from freqformer.engine import Interrupted, SweepConfig, signals, sweep
 from freqformer.engine.failures import LossIsNoNumber
 from freqformer.engine.sweep import protocol
 from freqformer.engine.sweep.config import Setting
@@ -466,18 +466,27 @@ def test_a_lock_is_freed_by_an_error(tmp_path):
             fail()
 
 
-def test_a_signal_between_two_runs(small, pretended, monkeypatch):
+@pytest.mark.parametrize(("number", "asked"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 1)])
+def test_a_signal_between_two_runs(small, pretended, monkeypatch, number, asked):
     def stopped():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         time.sleep(5)
 
-    config = small()
+    config, requests = small(), []
+    monkeypatch.setattr(signals, "requeue", lambda: requests.append(1))
     monkeypatch.setattr(protocol.gc, "collect", stopped)
-    with pytest.raises(Interrupted, match="stopped by SIGTERM; continue with --resume") as stop:
+    with pytest.raises(Interrupted, match="; continue with --resume") as stop:
         sweep(config)
-    assert stop.value.exit_code == 128 + signal.SIGTERM
-    monkeypatch.undo()
-    assert len(pretended.made()) == 1
+    assert (stop.value.exit_code, len(requests), len(pretended.made())) == (128 + number, asked, 1)
+
+
+def test_slurm_is_asked_once_for_a_signal_within_a_run(small, signal_at, monkeypatch):
+    requests = []
+    monkeypatch.setattr(signals, "requeue", lambda: requests.append(1))
+    signal_at(1, signal.SIGUSR1)
+    with pytest.raises(Interrupted):
+        sweep(small())
+    assert len(requests) == 1
 
 
 @pytest.fixture
