@@ -7,17 +7,17 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import FreqFormerError, MissingExtra, SaidElsewhere
-from .launchers import only_the_first_complains, place
+from .launchers import only_the_first_complains
+from .settings import as_yaml, settings_of_a_run, settings_of_an_adaptation, speaks
 
 if TYPE_CHECKING:
-    from .engine.recipes import Recipe
     from .flags import Flags
     from .tasks import RunConfig
 
@@ -152,24 +152,47 @@ def _train(flags: "Flags", words: list[str]) -> int:
     flags.parser.description = f"{flags.parser.description}. {help_text()}"
     with only_the_first_complains():
         line = translate(words)
-        config = ClassificationConfig(**_settings_of_a_run(flags, line.words, ClassificationConfig, timm=line.timm))
+        config = ClassificationConfig(**settings_of_a_run(flags, line.words, ClassificationConfig, timm=line.timm))
     _say(line.notes)
     return _report(config)
 
 
 def _adapt(flags: "Flags", words: list[str]) -> int:
-    from .adapters import METHODS
     from .tasks import AdaptationConfig
 
-    options = {kind.Options for kind in METHODS.values()}
-    for kind in sorted(options, key=lambda kind: kind.__name__):
-        flags.fields(kind, unset=True)
+    if words[:1] == ["sweep"]:
+        return _sweep(words[1:])
+    flags.parser.description = (
+        f"{flags.parser.description}. `{flags.parser.prog} sweep` tunes and repeats it on many tasks"
+    )
     with only_the_first_complains():
-        args = _settings_of_a_run(flags, words, AdaptationConfig)
-        given = {name: args.pop(name) for kind in options for name in (field.name for field in fields(kind))}
-        args["options"] = {**args["options"], **{name: value for name, value in given.items() if value is not None}}
-        config = AdaptationConfig(**args)
+        config = AdaptationConfig(**settings_of_an_adaptation(flags, words, AdaptationConfig))
     return _report(config)
+
+
+def _sweep(words: list[str]) -> int:
+    from .engine.sweep import CHOSEN, SweepConfig, sweep
+    from .flags import Flags
+
+    flags = Flags(
+        "freqformer adapt sweep",
+        "tune learning rate and weight decay on each task's validation split, then train with the best and several "
+        "seeds; the same command again, or --resume, goes on with it",
+    )
+    with only_the_first_complains():
+        for word in words:
+            name = word.partition("=")[0].removeprefix("--").replace("-", "_")
+            if word.startswith("--") and name in CHOSEN:
+                raise FreqFormerError(f"--{name.replace('_', '-')} is no flag of a sweep: {CHOSEN[name]}")
+        config = SweepConfig(**settings_of_an_adaptation(flags, words, SweepConfig, chosen=CHOSEN))
+    results = sweep(config)
+    found = {**{name: row for name, row in results["tasks"].items() if row["top1"]}, **results["means"]}
+    rows = []
+    for name, row in found.items():
+        deviation = "" if row["std"] is None else f" ± {100 * row['std']:.2f}"
+        rows.append([name, f"{100 * row['mean']:.2f}{deviation}", str(row["seeds"])])
+    _table(["", "top-1", "seeds"], rows)
+    return 0 if results["complete"] else 1
 
 
 def _report(config: "RunConfig") -> int:
@@ -177,7 +200,7 @@ def _report(config: "RunConfig") -> int:
     from .engine import run
 
     metrics = run(config)
-    if _speaks():
+    if speaks():
         print(f"best epoch: {_scores(metrics['best'])}")
         for name, what in (("raw", "its weights without the average"), ("average", "mean of the last epochs")):
             if name in metrics:
@@ -185,60 +208,8 @@ def _report(config: "RunConfig") -> int:
     return 0
 
 
-def _settings_of_a_run(
-    flags: "Flags", words: list[str], config_type: type["RunConfig"], *, timm: bool = False
-) -> dict[str, Any]:
-    """A run's fields and its other flags, as recipe, config file, the run to resume and the flags say."""
-    from .engine import RESUME_LAST
-    from .engine.recipes import fit_recipe
-    from .engine.storage import CONFIG
-
-    flags.fields(config_type, optional_value={"resume": RESUME_LAST})
-    flags.value("recipe", str, "a paper's settings as defaults; `freqformer recipes` lists them")
-    flags.positional("data", "the folder the data set lies in, as --data-path", optional=True)
-    flags.config_file()
-    args = flags.parse(words)
-    recipe = _recipe(args, timm=timm)
-    if recipe is not None:
-        if foreign := recipe.settings.keys() - {field.name for field in fields(config_type)}:
-            flag = sorted(foreign)[0].replace("_", "-")
-            raise FreqFormerError(f"the recipe {recipe.name} is for another command: it sets --{flag}")
-        # What is given, by a config file or a flag, changes the recipe.
-        flags.defaults(recipe.settings)
-        args = flags.parse(words)
-    if args["resume"] == RESUME_LAST and args["output_dir"] is not None:
-        # A run to resume is described by its own folder; what is given here changes it.
-        kept = Path(args["output_dir"]) / CONFIG
-        if kept.is_file():
-            args = flags.parse(words, defaults=kept)
-    if recipe is not None:
-        fit_recipe(recipe, args)
-        if _speaks():
-            print(f"defaults of the recipe {recipe.name}: {_settings(recipe.settings, ', ')}", flush=True)
-    del args["recipe"]
-    data = args.pop("data")
-    args["data_path"] = args["data_path"] if data is None else data
-    return args
-
-
 def _scores(figures: dict[str, Any]) -> str:
     return f"top1 {100 * figures['top1']:.2f}%  top5 {100 * figures['top5']:.2f}%  loss {figures['loss']:.4f}"
-
-
-def _recipe(args: dict[str, Any], *, timm: bool) -> "Recipe | None":
-    """The recipe that a command line names, or the one that its spelling implies."""
-    from .engine.recipes import get_recipe
-
-    implied = "timm" if timm else "finetune" if args.get("finetune") is not None else None
-    name = args["recipe"] or implied
-    return None if name is None else get_recipe(name)
-
-
-def _settings(settings: dict[str, Any], between: str) -> str:
-    """Settings as a line, or as lines of YAML."""
-    import yaml
-
-    return between.join(yaml.safe_dump({name: value}).strip() for name, value in settings.items())
 
 
 def _recipes(flags: "Flags", words: list[str]) -> int:
@@ -254,7 +225,7 @@ def _recipes(flags: "Flags", words: list[str]) -> int:
     elif args["name"] is None:
         _table(["name", "what", "source"], [[recipe.name, recipe.what, recipe.source] for recipe in chosen])
     else:
-        print(_settings(chosen[0].settings, "\n"))
+        print(as_yaml(chosen[0].settings, "\n"))
     return 0
 
 
@@ -270,7 +241,7 @@ def _eval(flags: "Flags", words: list[str]) -> int:
     _say(line.notes)
     as_json = args.pop("json")
     figures = evaluate(EvaluationConfig(**args))
-    if not _speaks():
+    if not speaks():
         return 0
     if as_json:
         print(json.dumps(figures))
@@ -411,14 +382,8 @@ def _quickstart(flags: "Flags", words: list[str]) -> int:
     return 0
 
 
-def _speaks() -> bool:
-    """Whether this process prints the results, of those that a launcher started."""
-    here = place()
-    return here is None or here.rank == 0
-
-
 def _say(notes: list[str]) -> None:
-    for note in notes if _speaks() else ():
+    for note in notes if speaks() else ():
         print(f"freqformer: {note}", file=sys.stderr)
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Container
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -58,13 +59,21 @@ class Flags:
         else:
             self.parser.add_argument(name, nargs="?", type=str, default=default, help=text)
 
-    def fields(self, config: type, *, optional_value: dict[str, str] | None = None, unset: bool = False) -> None:
+    def fields(
+        self,
+        config: type,
+        *,
+        optional_value: dict[str, str] | None = None,
+        unset: bool = False,
+        without: Container[str] = (),
+    ) -> None:
         """Add a flag for each field of a dataclass, explained by the string below the field.
 
         Args:
             config: the dataclass.
             optional_value: flags that may stand without a value, and the value they then have.
             unset: let a flag that is not given be None, whatever the field's default is.
+            without: fields that are no flags.
         """
         self.optional_value |= optional_value or {}
         types = get_type_hints(config)
@@ -74,6 +83,8 @@ class Flags:
             for parameter in docstring_parser.parse_from_object(base).params
         }
         for field in fields(config):
+            if field.name in without:
+                continue
             default = field.default_factory() if field.default_factory is not MISSING else field.default
             required = default is MISSING and not unset
             text = texts[field.name].rstrip(".")

@@ -13,7 +13,20 @@ PACKAGE = Path(freqformer.__file__).parent
 # From the ground up: a module imports its own package and those listed before it.
 FLOORS = (
     *("errors", "launchers", "torchscript", "checkpoints", "compiling", "ops", "layers", "models", "adapters"),
-    *("onnx_model", "factory", "teachers", "bench", "data", "tasks", "engine", "tools", "flags", "spellings", "cli"),
+    *(
+        "onnx_model",
+        "factory",
+        "teachers",
+        "bench",
+        "data",
+        "tasks",
+        "engine",
+        "tools",
+        "flags",
+        "settings",
+        "spellings",
+        "cli",
+    ),
     "__main__",
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))

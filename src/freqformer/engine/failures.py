@@ -20,6 +20,10 @@ from .storage import last_checkpoint
 _UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
 
+class LossIsNoNumber(RunFailed):
+    """A run's loss became infinite or no number, more often than was allowed."""
+
+
 @contextmanager
 def explained(config: RunConfig, folder: Path) -> Iterator[None]:
     """Say in one line what ends a run: memory, a disk that is full or gone.
@@ -57,7 +61,7 @@ def how_to_go_on(folder: Path) -> str:
 
 
 class NonFiniteLoss(Callback):
-    """Stops the run at a loss that is no number, or passes over so many steps with one.
+    """Stops the run at a loss that is no number (`LossIsNoNumber`), or passes over so many steps with one.
 
     A step is passed over by taking its gradients away: neither the weights nor the optimiser see it.
 
@@ -98,7 +102,7 @@ class NonFiniteLoss(Callback):
         if self.passed > self.limit:
             allowed = f", after {self.limit} such steps were passed over" if self.limit else ""
             advice = "lower --lr, or let --skip-nan N pass over such steps"
-            raise RunFailed(f"{what}{allowed}; {how_to_go_on(self.folder)}; {advice}")
+            raise LossIsNoNumber(f"{what}{allowed}; {how_to_go_on(self.folder)}; {advice}")
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None

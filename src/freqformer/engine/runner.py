@@ -55,7 +55,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     Returns:
         What ``metrics.json`` holds: ``epochs``, a dict of figures each, ``best``, the figures of the exported
         model, ``raw``, those of its weights when it is their moving average, ``average``, those of the last epochs'
-        mean when it was asked for, and ``train_seconds``.
+        mean when it was asked for, ``trained_parameters`` and ``train_seconds``.
 
     Raises:
         FreqFormerError: unusable settings, data, checkpoint or output folder.
@@ -79,6 +79,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
     data = RunData(config, train, val)
     batches = len(data.sampler())
     task.steps_per_epoch = math.ceil(batches / config.accumulate)
+    trained = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
     position = Position(Pace(config.batch_size * world_size(), batches, task.steps_per_epoch, config.accumulate))
     best = BestModel(folder, folder / CHECKPOINTS / "best.ckpt")
     record = Record(folder)
@@ -104,7 +105,12 @@ def _run(config: RunConfig) -> dict[str, Any]:
         if config.average_checkpoints:
             on_first(lambda: keep.average(task, config.all_epochs(), folder / AVERAGE_WEIGHTS))
         figures = _evaluate_kept(config, folder, task, data, bad)
-    metrics = {"epochs": record.history, **figures, "train_seconds": seconds}
+    metrics = {
+        "epochs": record.history,
+        **figures,
+        "trained_parameters": trained,
+        "train_seconds": seconds,
+    }
     on_first(lambda: _finish(task, folder, metrics, bad))
     return metrics
 

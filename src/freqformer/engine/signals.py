@@ -27,6 +27,16 @@ class Interrupted(Exception):
     def __init__(self, number: int, saved: Path) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}; continue with --resume (saved {saved})")
         self.exit_code = 128 + number
+        self.number = number
+        self.asked_slurm = False
+        """Whether SLURM has been asked to queue the job again."""
+
+
+def requeue_once(stopped: Interrupted) -> None:
+    """Ask SLURM to queue this job again, if the signal is the one for it and nobody has asked yet."""
+    if stopped.number == _REQUEUE and not stopped.asked_slurm:
+        stopped.asked_slurm = True
+        on_first(requeue)
 
 
 class StopOnSignal(Checkpoint):
@@ -83,9 +93,9 @@ class StopOnSignal(Checkpoint):
         return largest(self._received or 0) or None
 
     def _stop(self, number: int) -> None:
-        if number == _REQUEUE:
-            on_first(requeue)
-        raise Interrupted(number, self.last)
+        stopped = Interrupted(number, self.last)
+        requeue_once(stopped)
+        raise stopped
 
     def _install(self) -> None:
         for number in SIGNALS:

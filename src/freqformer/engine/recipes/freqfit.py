@@ -34,6 +34,7 @@ PROTOCOL: Settings = {
 - sched_by_epoch, warmup_prefix, warmup_lr, min_lr: WarmupCosineSchedule, stepped once an epoch; so the first epoch's
   rate is 0.
 - clip_grad, smoothing, mixup, cutmix, aa: train_classifier has none of them.
+- Its networks have no stochastic depth; encoders have none here either, unless --encoder-args says so.
 - interpolation: the default of tf.image.resize and of torchvision's Resize.
 - precision: there is no autocast.
 """
