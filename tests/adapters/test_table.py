@@ -8,7 +8,7 @@ import torch
 
 from freqformer import adapters
 
-TABLE = Path(__file__).resolve().parents[2] / "docs" / "adapters-table.md"
+TABLE = Path(__file__).resolve().parents[2] / "docs" / "freqfit.md"
 # What is counted: the method, its options, and how the command line says it.
 ROWS = (
     ("filter2d", {}, "FreqFit, complex filter of the grid", "`--freqfit filter2d`"),
@@ -61,7 +61,7 @@ def test_the_docs_table_is_what_is_counted():
     rows = [HEAD, ("---", "---:", "---:", "---")]
     rows += [(title, f"{base[name]:,}", f"{large[name]:,}", flag) for name, _, title, flag in ROWS]
     wanted = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    assert TABLE.read_text() == wanted
+    assert wanted in TABLE.read_text()
 
 
 @pytest.mark.slow
