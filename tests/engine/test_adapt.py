@@ -152,6 +152,9 @@ def test_it_exports(adapted, command, tmp_path):
     answer = command("export", "--model-path", adapted, tmp_path / "a.onnx")
     assert answer.code == 0, answer.err
     assert "checked against PyTorch" in answer.out
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    exported = freqformer.factory.load_classifier(tmp_path / "a.onnx")(images)
+    torch.testing.assert_close(exported, logits(freqformer.load_model(adapted)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -111,9 +111,11 @@ def fold_all(model: nn.Module) -> list[str]:
     left = []
     # Weights that are merged must be merged before they are scaled: the last one first.
     for handle in reversed(handles(model)):
-        if handle.foldable and not handle.folded:
+        if handle.folded:
+            continue
+        try:
             handle.fold()
-        elif not handle.folded:
+        except FreqFormerError:
             left.append(handle.name)
     return left
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from .. import __version__
+from ..adapters import fold_all
 from ..checkpoints import write_whole
 from ..data import decode
 from ..errors import CheckFailed, FreqFormerError
@@ -200,6 +201,8 @@ def _load(source: SpectralNet | str | Path | None, arch: str | None) -> tuple[Sp
         description = describe_model(source, {}, source.pretrained_cfg.get("label_names"))
         return deepcopy(source).cpu().float().eval(), description
     model, description = load_described(source, arch=arch)
+    # A file is for inference: adapters that are fixed linear maps go into the weights, or become one filter.
+    fold_all(model)
     return model.float(), description
 
 
