@@ -1,6 +1,7 @@
 """Make a model by name, or from a file that says what it is."""
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from .adapters import describe_all, encoders, reattach
-from .checkpoints import read_description, read_weights, weights_path
+from .checkpoints import read_description, read_weights
 from .errors import FreqFormerError
 from .models import SpectralNet, canonical_name, load_checkpoint, model_names, spelling
 from .models.loading import native_grid
@@ -121,28 +122,51 @@ def _encoder_in(
 
 def _timm_model(name: str, weights: str | Path | None, pretrained: bool, arguments: dict[str, Any]) -> nn.Module:
     """A model of timm, with its published weights or a file's."""
-    if not timm.is_model(name):
+    elsewhere = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not elsewhere and not timm.is_model(name):
         near = difflib.get_close_matches(name, [*encoders.ENCODERS, *timm.list_models()], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "name FreqFit's, a model of timm or ours, or a run"
         raise FreqFormerError(f"there is no encoder {name!r}: {hint}")
-    overlay: dict[str, Any] = {}
-    if weights is not None:
-        overlay["pretrained_cfg_overlay"] = {"file": str(weights_path(weights)), "hf_hub_id": None}
     try:
-        model = timm.create_model(name, pretrained=pretrained or weights is not None, **overlay, **arguments)
+        model = timm.create_model(name, pretrained=pretrained and weights is None, **arguments)
     except (TypeError, ValueError, AssertionError) as error:
         raise FreqFormerError(f"cannot make {name}: {_line(error)}") from error
     except Exception as error:  # the hub's client, torch and safetensors have errors of their own
         raise FreqFormerError(
             f"cannot fill {name} ({_line(error)}): give its weights with --encoder-weights, or --no-pretrained"
         ) from error
+    if weights is not None:
+        _fill_from(model, weights, name)
     if "img_size" in arguments:
         net = cast(SpectralNet, model)
-        net.pretrained_cfg = {
-            **net.pretrained_cfg,
-            "input_size": (net.pretrained_cfg["input_size"][0], *arguments["img_size"]),
-        }
+        cfg = net.pretrained_cfg
+        net.pretrained_cfg = {**cfg, "input_size": (cfg["input_size"][0], *arguments["img_size"])}
     return model
+
+
+def _fill_from(model: nn.Module, weights: str | Path, name: str) -> None:
+    """Every tensor but the classifier's from a file; timm's own loader passes over what does not fit."""
+    state: Mapping[str, Tensor] = read_weights(weights)
+    # timm fits names, position embeddings and patches in the module of each family.
+    fit = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        state = state if fit is None else fit(dict(state), model)
+    except Exception as error:  # it raises whatever another network's tensors lead to
+        raise FreqFormerError(f"{weights} does not fit {name}: {_line(error)}") from error
+    named = cast(SpectralNet, model).pretrained_cfg["classifier"]
+    classifier = tuple(f"{path}." for path in ([named] if isinstance(named, str) else named))
+    given = {key: value for key, value in state.items() if not key.startswith(classifier)}
+    own = {key: value for key, value in model.state_dict().items() if not key.startswith(classifier)}
+    for key in [*own, *given]:
+        what = "has no" if key not in given else "has an unknown" if key not in own else None
+        if what is not None:
+            raise FreqFormerError(f"{weights} does not fit {name}: it {what} {key}")
+        if given[key].shape != own[key].shape:
+            raise FreqFormerError(
+                f"{weights} does not fit {name}: its {key} is {tuple(given[key].shape)}, the network's "
+                f"{tuple(own[key].shape)}"
+            )
+    model.load_state_dict(given, strict=False)
 
 
 def _line(error: Exception) -> str:

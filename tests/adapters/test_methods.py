@@ -51,7 +51,8 @@ def test_upstreams_names(small, alias, name):
         ("lora", {"layers_to_transform": [7]}, "none of 2 blocks"),
         ("ia3", {}, "PEFT cannot put ia3"),
         ("c3a", {}, "PEFT cannot put c3a"),
-        ("adalora", {}, "total_step"),
+        ("adalora", {"total_step": 10}, "AdaLoRA is not taken"),
+        ("lora", {"init_lora_weights": "pissa_niter_4"}, "take pissa"),
         ("prefix_tuning", {}, "for language models"),
         ("prompt_tuning", {}, "for language models"),
         (3, {}, "a method is a name"),
@@ -84,7 +85,6 @@ HUB = {
     "oft": {"oft_block_size": 16},
     "hra": {},
     "ia3": {"feedforward_modules": ["mlp.fc1"], "target_modules": ["attn.proj", "mlp.fc1"]},
-    "adalora": {"total_step": 10},
     "pvera": {},
 }
 

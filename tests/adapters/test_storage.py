@@ -248,3 +248,114 @@ def test_prompts_that_a_filter_was_trained_beside_come_first(small, tmp_path):
     adapters.attach(bare, "filter1d", tokens="patch+prompt")
     with pytest.raises(FreqFormerError, match="attach the prompts before filter1d"):
         adapters.attach(bare, "vpt_deep")
+
+
+def outputs(model, x):
+    with torch.no_grad():
+        return model(x)
+
+
+@pytest.mark.parametrize(("first", "second"), [("lora", "filter2d"), ("filter2d", "lora"), ("ssf", "bias")])
+def test_a_folder_of_another_method_is_replaced(small, images, move, tmp_path, first, second):
+    adapters.attach(small(), first).save(tmp_path / "a")
+    model = small()
+    handle = move(adapters.attach(model, second))
+    handle.save(tmp_path / "a")
+    fresh = small()
+    assert adapters.load(fresh, tmp_path / "a").name == second
+    x = images(model)
+    assert torch.equal(outputs(fresh, x), outputs(model, x))
+
+
+def test_ia3_is_loaded_again(small, images, move, tmp_path):
+    model = small()
+    move(adapters.attach(model, "ia3", feedforward_modules=["fc1", "fc2"])).save(tmp_path / "a")
+    fresh = small()
+    adapters.load(fresh, tmp_path / "a")
+    again = small()
+    adapters.reattach(again, adapters.describe_all(model))
+    again.load_state_dict(model.state_dict())
+    x = images(model)
+    assert torch.equal(outputs(fresh, x), outputs(model, x))
+    assert torch.equal(outputs(again, x), outputs(model, x))
+
+
+def test_what_cannot_be_loaded_leaves_the_classifier(small, images, move, tmp_path):
+    other = small(num_classes=7)
+    move(adapters.attach(other, "linear")).save(tmp_path / "a")
+    model = small()
+    move(adapters.attach(model, "linear"))
+    x = images(model)
+    before = outputs(model, x)
+    with pytest.raises(FreqFormerError, match="linear is on this model already"):
+        adapters.load(model, tmp_path / "a")
+    assert model.num_classes == 5
+    assert torch.equal(outputs(model, x), before)
+    model = small()
+    before = outputs(model, x)
+    handle = adapters.load(model, tmp_path / "a")
+    assert torch.equal(outputs(model, x), outputs(other, x))
+    handle.detach()
+    assert model.num_classes == 5
+    assert torch.equal(outputs(model, x), before)
+
+
+@pytest.mark.parametrize("names", [("filter2d", "filter1d"), ("filter2d_real", "ssf", "filter2d")])
+def test_the_order_of_loading_is_none(small, images, move, tmp_path, names):
+    model = small()
+    for name in names:
+        move(adapters.attach(model, name))
+    save_all(model, tmp_path)
+    fresh = small()
+    for name in reversed(names):
+        adapters.load(fresh, tmp_path / name)
+    x = images(model)
+    assert torch.equal(outputs(fresh, x), outputs(model, x))
+
+
+def test_a_folded_model_is_described_and_made_again(small, images, move):
+    model = small()
+    for name in ("linear", "lora", "ssf", "filter2d"):
+        move(adapters.attach(model, name))
+    adapters.fold_all(model)
+    again = small()
+    adapters.reattach(again, adapters.describe_all(model))
+    again.load_state_dict(model.state_dict())
+    x = images(model)
+    assert torch.equal(outputs(again, x), outputs(model, x))
+
+
+def test_what_is_saved_after_a_fold_belongs_to_the_folded_weights(small, images, move, tmp_path):
+    model = small()
+    lora = move(adapters.attach(model, "lora"))
+    filters = move(adapters.attach(model, "filter2d"))
+    lora.fold()
+    filters.save(tmp_path / "a")
+    with pytest.raises(FreqFormerError, match="other weights"):
+        adapters.load(small(), tmp_path / "a")
+    x = images(model)
+    wanted = outputs(model, x)
+    filters.detach()
+    adapters.load(model, tmp_path / "a")
+    assert torch.equal(outputs(model, x), wanted)
+
+
+@pytest.mark.parametrize("name", ["rlrr", "lora", "ssf"])
+def test_biases_that_are_trained_are_not_folded_into(small, move, name):
+    model = small()
+    bias = move(adapters.attach(model, "bias"))
+    other = move(adapters.attach(model, name))
+    with pytest.raises(FreqFormerError, match="fold bias before"):
+        other.fold()
+    assert adapters.fold_all(model) == []
+    with pytest.raises(FreqFormerError, match="folded"):
+        bias.detach()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("vpt_deep", {"num_tokens": "8"}), ("vpt_deep", {"num_tokens": 2.5}), ("adapter", {"adapter_ratio": True})],
+)
+def test_options_of_another_type_are_refused(small, name, options):
+    with pytest.raises(FreqFormerError, match="must be int"):
+        adapters.attach(small(), name, **options)

@@ -226,6 +226,33 @@ def test_wrong_use_is_one_line(refused, tmp_path, words, said):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kind", ["nothing", "another network", "a part"])
+def test_weights_that_do_not_fit_are_refused(small, weights, tmp_path, kind):
+    state = {
+        "nothing": {"foo": torch.zeros(2)},
+        "another network": timm.create_model("test_resnet").state_dict(),
+        "a part": {name: value for name, value in load_file(weights).items() if "blocks.1." not in name},
+    }[kind]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(FreqFormerError, match="does not fit test_vit"):
+        small(tmp_path / "run", encoder_weights=str(tmp_path / "w.safetensors")).build()
+
+
+def test_weights_of_as_many_classes_leave_the_classifier_new(small, tmp_path):
+    torch.manual_seed(1)
+    state = timm.create_model("test_vit", num_classes=10, img_size=(32, 32)).state_dict()
+    save_file(state, tmp_path / "w.safetensors")
+    task, _, _ = small(tmp_path / "run", encoder_weights=str(tmp_path / "w.safetensors")).build()
+    assert torch.equal(task.model.cls_token, state["cls_token"])
+    assert not torch.equal(task.model.head.weight, state["head.weight"])
+
+
+def test_evaluation_at_another_size(adapted, command):
+    answer = command("eval", "--model-path", adapted, "--data-set", "DIGITS", "--input-size", "64", "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["images"] == 355
+
+
 def test_it_works_in_the_users_own_trainer(small, tmp_path):
     from lightning import Trainer
     from torch.utils.data import DataLoader

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
@@ -81,10 +81,9 @@ def reattach(model: nn.Module, described: Sequence[Mapping[str, Any]]) -> None:
     """
     for row in described:
         method, options = row["method"], row["options"]
-        if method in METHODS:
-            attach(model, method, **options)
-        else:
-            attach(model, restored(options))
+        handle = attach(model, method, **options) if method in METHODS else attach(model, restored(options))
+        if row.get("folded"):
+            handle.fold_as(row)
 
 
 def _refuse_beside(handle: Handle, adapters: Adapters) -> None:
@@ -109,8 +108,8 @@ def detach_all(model: nn.Module) -> None:
 def fold_all(model: nn.Module) -> list[str]:
     """Fold every method of a model that can be folded; returns the names of those that cannot, which stay."""
     left = []
-    # Weights that are merged must be merged before they are scaled: the last one first.
-    for handle in reversed(handles(model)):
+    # What trains the weights themselves comes first; then the last one, as it is the outermost.
+    for handle in sorted(reversed(handles(model)), key=lambda handle: not handle.tunes_backbone):
         if handle.folded:
             continue
         try:
@@ -138,4 +137,9 @@ def _resolve(method: Any, options: dict[str, Any]) -> tuple[type[Handle], Any]:
     if unknown := options.keys() - set(known):
         hint = f"it has {', '.join(known)}" if known else "it has none"
         raise FreqFormerError(f"{name} has no option {sorted(unknown)[0]!r}: {hint}")
+    types = get_type_hints(kind.Options)
+    for option, value in options.items():
+        wanted = (int, float) if types[option] is float else types[option]
+        if not isinstance(value, wanted) or isinstance(value, bool) != (types[option] is bool):
+            raise FreqFormerError(f"{name}: {option} must be {types[option].__name__}, not {value!r}")
     return kind, kind.Options(**options)

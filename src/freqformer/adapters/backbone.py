@@ -83,6 +83,10 @@ class Backbone:
         """How many blocks there are; there is a place before each and one after the last."""
         return len(self.blocks)
 
+    def look_again(self) -> None:
+        """Sketch the weights anew, after something was folded into them."""
+        self.sketch = _sketch(self.path, self.blocks)
+
     def describe(self) -> dict[str, Any]:
         """Plain containers that tell this backbone from others."""
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,7 +61,8 @@ class Adapters(nn.Module):
         """Put those that act between the blocks in order, after one came or went."""
         acting = [handle for handle in self.handles.values() if type(handle).at is not Handle.at]
         places = range(self.backbone.depth + 1)
-        self.steps = [sorted(acting, key=lambda handle: handle.order(place)) for place in places]
+        # Their names settle what is left open: adapters that are loaded in another order act as they did.
+        self.steps = [sorted(acting, key=lambda handle: (handle.order(place), handle.name)) for place in places]
 
     def leave(self, model: nn.Module) -> None:
         """Leave the model with what was trained in it before."""
@@ -97,6 +98,12 @@ class Handle:
     Options: ClassVar[type] = NoOptions
     foldable: ClassVar[bool] = False
     """Whether `fold` can put it where it costs nothing, or less."""
+    rewrites: ClassVar[bool] = False
+    """Whether folding changes the backbone's own weights."""
+    tunes_backbone: ClassVar[bool] = False
+    """Whether it trains the backbone's own weights."""
+    between_blocks: ClassVar[bool] = False
+    """Whether it is a frequency module, which goes beside another method."""
     needs: ClassVar[str] = ""
     """What a model must have to run with it, for the error of one that does not."""
     replaces: ClassVar[bool] = False
@@ -200,7 +207,8 @@ class Handle:
 
     def describe(self) -> dict[str, Any]:
         """The method and its options as plain containers, from which `attach` makes it again."""
-        return {"method": self.name, "options": asdict(self.options)}
+        folded = {"folded": True} if self.folded else {}
+        return {"method": self.name, "options": asdict(self.options), **folded}
 
     def save(self, path: str | Path) -> None:
         """Write what was learned into a folder, with what it belongs to; `freqformer.adapters.load` reads it.
@@ -225,12 +233,24 @@ class Handle:
         self._require_live("fold")
         if not self.foldable:
             raise FreqFormerError(f"{self.name} cannot be folded: it is no fixed linear map; it stays as it is")
+        tuning = [other.name for other in self.adapters.handles.values() if other.tunes_backbone and not other.folded]
+        if self.rewrites and tuning:
+            raise FreqFormerError(
+                f"fold {tuning[0]} before {self.name}: it trains the weights that {self.name} changes"
+            )
         with torch.no_grad():
             self.into_weights()
         self.folded = True
         if self.module is None:
             self.leave()
+        if self.rewrites:
+            # What else is saved belongs to these weights now.
+            self.backbone.look_again()
         freeze(self.model)
+
+    def fold_as(self, described: Mapping[str, Any]) -> None:
+        """Take the folded form that `describe` told of a like of this; its values come from elsewhere."""
+        self.fold()
 
     def detach(self) -> None:
         """Take the method from the model, which is then what it was before.
@@ -315,8 +335,3 @@ def method(name: str, *aliases: str) -> Callable[[type[Handle]], type[Handle]]:
         return handle
 
     return register
-
-
-def option_fields() -> dict[str, Any]:
-    """Every option of every method by name, as a dataclass field; the same name means the same in each."""
-    return {field.name: field for handle in METHODS.values() for field in fields(handle.Options)}

@@ -9,8 +9,9 @@ from torch import nn
 from ..checkpoints import read_weights, save_weights, write_whole
 from ..errors import FreqFormerError
 from .attach import attach
-from .handle import Handle, backbone_of, handles
+from .handle import METHODS, Handle, backbone_of, handles
 from .methods.hub import HubHandle
+from .methods.tuned import Classifier, Linear
 
 DESCRIPTION = "adapter.json"
 WEIGHTS = "adapter.safetensors"
@@ -30,6 +31,9 @@ def save(handle: Handle, folder: Path) -> None:
         raise FreqFormerError(f"cannot write {folder}: {error.strerror or error}") from error
     description = {"version": 1, **handle.describe(), "backbone": handle.backbone.describe()}
     text = json.dumps(description, indent=2)
+    # What lies here is another's: with a description of its own it would be read as this one's.
+    for name in (DESCRIPTION, WEIGHTS, HUB_CONFIG, HUB_WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
     if isinstance(handle, HubHandle):
         handle.write(folder)
     else:
@@ -53,16 +57,26 @@ def load(model: nn.Module, path: str | Path) -> Handle:
     folder = Path(path)
     description = read_adapter(folder)
     backbone_of(model).require(description["backbone"], str(folder))
-    classes = description.get("num_classes")
-    if classes is not None and classes != getattr(model, "num_classes", classes):
-        model.reset_classifier(classes)  # type: ignore[operator]
     method, options = description["method"], description["options"]
-    is_hub = (folder / HUB_CONFIG).is_file()
-    handle = attach(model, _hub_config(folder)) if is_hub else attach(model, method, **options)
+    is_hub = method not in METHODS
+    if is_hub and not (folder / HUB_CONFIG).is_file():
+        raise FreqFormerError(f"{folder} is of the method {method!r}, and there is no method of that name")
+    state = read_weights(folder / (HUB_WEIGHTS if is_hub else WEIGHTS))
+    classes = description.get("num_classes")
+    before = Classifier(model)
+    if classes is not None and classes != before.num_classes:
+        model.reset_classifier(classes)  # type: ignore[operator]
+    try:
+        handle = attach(model, _hub_config(folder)) if is_hub else attach(model, method, **options)
+    except FreqFormerError:
+        before.restore()
+        raise
+    if isinstance(handle, Linear):
+        handle.before = before
     try:
         if (prompts := description.get("prompts", 0)) != handle.describe().get("prompts", 0):
             raise FreqFormerError(f"{folder} was trained beside {prompts} prompt tokens: put these on the model first")
-        handle.load_state_dict(read_weights(folder / (HUB_WEIGHTS if is_hub else WEIGHTS)))
+        handle.load_state_dict(state)
     except FreqFormerError:
         handle.remove()
         raise

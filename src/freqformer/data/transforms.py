@@ -167,7 +167,9 @@ def eval_transform(
     elif crop_mode == "squash":
         resize = v2.Resize(_enlarged(size, crop_pct), _interpolation(interpolation))
     else:
-        raise FreqFormerError(f"unknown crop_mode {crop_mode!r}: center and squash are known")
+        raise FreqFormerError(
+            f"unknown crop_mode {crop_mode!r} of the model: choose --resize squash, or --resize crop, in its place"
+        )
     return v2.Compose([resize, v2.CenterCrop(size), _normaliser(mean, std)])
 
 

@@ -97,6 +97,10 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
         "crop_pct": config.crop_pct,
         "interpolation": config.interpolation,
     }
+    if config.input_size is not None and hasattr(model, "set_input_size"):
+        # An adapted model of timm takes one size at a time; its position embedding is resampled, its filters follow.
+        resize: Any = model.set_input_size
+        resize(img_size=to_2tuple(config.input_size))
     cfg = {**model.pretrained_cfg, **{key: value for key, value in changes.items() if value is not None}}
     model.pretrained_cfg = cfg
     images = open_images(config.data_set, config.data_path, config.split, classes=cfg.get("label_names"))

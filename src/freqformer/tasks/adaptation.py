@@ -75,7 +75,7 @@ class AdaptationConfig(ImagesConfig):
     def check(self) -> None:
         """Refuse settings outside their range; raises FreqFormerError."""
         super().check()
-        choices = ("filter2d", "filter2d_real", "filter1d", "ssf", "none")
+        choices = (*(name for name, kind in METHODS.items() if kind.between_blocks), "none")
         require(self.freqfit in choices, "--freqfit", f"one of {', '.join(choices)}", self.freqfit)
         require(self.strategy != "fsdp", "--strategy", "ddp: few parameters are trained", self.strategy)
 

@@ -115,6 +115,7 @@ class _BetweenBlocks(Handle):
     """A module before every block and one after the last; they are called ``0`` to ``depth``."""
 
     foldable = True
+    between_blocks = True
 
     def make(self) -> nn.Module:
         """The module of one place."""
@@ -243,6 +244,7 @@ class Ssf(_BetweenBlocks):
     """SSF between the blocks, as FreqFiT has it: a scale and a shift of each channel of all tokens."""
 
     Options = NoOptions
+    rewrites = True
 
     def make(self) -> nn.Module:
         """A scale and a shift."""
@@ -254,13 +256,26 @@ class Ssf(_BetweenBlocks):
 
     def into_weights(self) -> None:
         """The first into the patch and position embeddings, where that is exact; norms keep the others from it."""
-        places = self.places()
-        first = places[0]
+        first = self.places()[0]
         assert isinstance(first, ScaleShift)
         alone = self.adapters.steps[0] == [self]
-        if alone and fold_into_stem(self.model, self.adapters, first.scale.detach(), first.shift.detach()):
-            places[0] = nn.Identity()
-        for parameter in places.parameters():
+        scale, shift = first.scale.detach(), first.shift.detach()
+        self._settle(alone and fold_into_stem(self.model, self.adapters, scale, shift))
+
+    def describe(self) -> dict[str, Any]:
+        """The method, and once folded, whether the embeddings took the first place."""
+        in_stem = {"in_stem": isinstance(self.places()[0], nn.Identity)} if self.folded else {}
+        return {**super().describe(), **in_stem}
+
+    def fold_as(self, described: Mapping[str, Any]) -> None:
+        """Have the places that a folded like has; embeddings that took one are the model's own."""
+        self._settle(described["in_stem"])
+        self.folded = True
+
+    def _settle(self, in_stem: bool) -> None:
+        if in_stem:
+            self.places()[0] = nn.Identity()
+        for parameter in self.places().parameters():
             parameter.requires_grad_(False)
 
 

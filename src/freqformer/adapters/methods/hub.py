@@ -27,6 +27,7 @@ class HubHandle(Handle):
 
     foldable = True
     replaces = True
+    rewrites = True
 
     def __init__(self, model: nn.Module, adapters: Any, options: Any) -> None:
         super().__init__(model, adapters, options)
@@ -42,6 +43,10 @@ class HubHandle(Handle):
             raise FreqFormerError("modules_to_save is not taken: train the classifier with the method linear beside it")
         if getattr(config, "bias", "none") != "none":
             raise FreqFormerError("PEFT's bias is not taken: train the biases with the method bias beside it")
+        if self.name == "adalora":
+            raise FreqFormerError("AdaLoRA is not taken: it has to be told of every step of the optimiser; take lora")
+        if str(getattr(config, "init_lora_weights", "")).startswith("pissa_niter"):
+            raise FreqFormerError("pissa_niter draws its factors at random, so that it could not be loaded: take pissa")
         config.inference_mode = False
         targets = getattr(config, "target_modules", None)
         self.apart = targets is None or re.search(r"\b(query|key|value)\b", str(targets)) is not None
@@ -67,6 +72,8 @@ class HubHandle(Handle):
             for name, value in before.items()
             if name in layers and not torch.equal(linears[name], value)
         ]
+        if why is None:
+            why = self._cannot_return(config)
         if why is None and (silent := next((name for name in layers if name in self.backbone.bypassed), None)):
             why = f"the model never calls {silent}, so that nothing in its place would act; name other modules"
         if why is not None:
@@ -78,6 +85,18 @@ class HubHandle(Handle):
             raise FreqFormerError(f"PEFT cannot put {self.name} on {self.backbone.name}: {why}")
         self.layers: list[Any] = list(layers.values())
         self.parts = [name for name, parameter in self.tuner.named_parameters() if parameter.requires_grad]
+
+    def _cannot_return(self, config: Any) -> str | None:
+        """Why a file of this method could not be read again, if so."""
+        if feeds := getattr(config, "feedforward_modules", None):
+            # PEFT shortens the targets' names, and IA3 wants these among them.
+            ends = tuple(f".{feed}" for feed in ([feeds] if isinstance(feeds, str) else feeds))
+            config.feedforward_modules = {name for name in config.target_modules if f".{name}".endswith(ends)}
+        try:
+            restored(self.describe()["options"])
+        except FreqFormerError as error:
+            return f"it could not be loaded again ({error})"
+        return None
 
     def _maps(self) -> set[str]:
         """The linear maps to adapt where the user names none."""

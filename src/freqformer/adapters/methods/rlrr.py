@@ -70,6 +70,7 @@ class Rlrr(Handle):
 
     foldable = True
     replaces = True
+    rewrites = True
 
     def build(self) -> None:
         """Put rescaled maps in place of the blocks' own, and scales after the norms."""

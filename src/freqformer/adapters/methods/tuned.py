@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ...errors import FreqFormerError
 from ..handle import Handle, method
-from ..projections import join, split
+from ..projections import join, replace, split
 
 # What other methods put around a linear map.
 _AROUND = re.compile(r"\b(?:base_layer|base)\.")
@@ -47,9 +47,38 @@ class _Tuned(Handle):
                 parameter.copy_(self.kept[name])
 
 
+class Classifier:
+    """A model's classifier as it is, to be put back after another has taken its place.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.num_classes = model, getattr(model, "num_classes", None)
+        self.parts = {path: model.get_submodule(path) for path in classifier_paths(model)}
+
+    def restore(self) -> None:
+        """Put it back."""
+        for path, part in self.parts.items():
+            replace(self.model, path, part)
+        if self.num_classes is not None:
+            self.model.num_classes = self.num_classes
+
+
 @method("linear", "head")
 class Linear(_Tuned):
     """Linear probing: the classifier alone."""
+
+    before: Classifier | None = None
+    """The classifier that another number of classes has replaced."""
+
+    def unbuild(self) -> None:
+        """Give the classifier back its values, or the model its classifier."""
+        if self.before is None:
+            super().unbuild()
+        else:
+            self.before.restore()
 
     def chooses(self, name: str, outside: bool) -> bool:
         """What ``pretrained_cfg`` calls the classifier."""
@@ -68,6 +97,8 @@ class Linear(_Tuned):
 @method("bias", "bitfit", "tinytl-bias", "tinytl_bias")
 class Bias(_Tuned):
     """BitFit: every bias of the backbone (Ben Zaken et al., ACL 2022); FreqFiT calls it tinytl-bias."""
+
+    tunes_backbone = True
 
     def chooses(self, name: str, outside: bool) -> bool:
         """What is called bias, q_bias, mlp_bias and so on; tables of position biases are none."""
@@ -91,6 +122,8 @@ class Bias(_Tuned):
 @method("full", "end2end", "finetune")
 class Full(_Tuned):
     """Full fine-tuning of the backbone."""
+
+    tunes_backbone = True
 
     def chooses(self, name: str, outside: bool) -> bool:
         """Everything but the classifier."""
