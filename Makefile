@@ -5,16 +5,19 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --progress-bar off --constraint constraints.txt --editable
 
+# A process a core, a thread each: that is faster than threads. A file's tests share their fixtures, so they stay together.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 .PHONY: quickstart test test-slow lint clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/freqformer quickstart
 
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST)
+	$(TESTS) -m "not slow" $(PYTEST)
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -m slow $(PYTEST)
+	$(TESTS) -m slow $(PYTEST)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

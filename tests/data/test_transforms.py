@@ -222,7 +222,7 @@ def test_bad_arguments(arguments, message):
 
 
 def test_a_mode_that_timm_alone_has_is_refused():
-    with pytest.raises(FreqFormerError, match="unknown crop_mode 'border': center and squash are known"):
+    with pytest.raises(FreqFormerError, match="unknown crop_mode 'border' of the model: choose --resize squash"):
         eval_transform((32, 32), crop_mode="border", **NORM)
 
 

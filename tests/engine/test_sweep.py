@@ -247,6 +247,17 @@ def test_nothing_but_failures_leaves_the_other_tasks(small, pretended, command):
     assert (answer.code, answer.err) == (1, "")
 
 
+def test_a_failed_trial_is_not_run_again_when_the_study_is_lost(small, pretended):
+    config = small()
+    pretended.scores = {("svhn", Setting(0.1, 0.0)): None}
+    sweep(config)
+    Path(config.output_dir, DATABASE).unlink()
+    pretended.made()
+    sweep(config)
+    assert ("svhn", (0.1, 0.0)) not in pretended.made()
+    assert recorded(config.output_dir)[0.1, 0.0] == ("FAIL", None)
+
+
 @pytest.mark.parametrize("error", [RunFailed("cannot write: No space left on device"), KeyboardInterrupt()])
 def test_what_ends_a_run_otherwise_ends_the_sweep_until_it_is_called_again(small, pretended, error):
     config = small()

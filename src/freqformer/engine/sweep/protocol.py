@@ -182,15 +182,20 @@ def _search(sweep: _Sweep, task: str) -> None:
         config = sweep.trial(task, setting)
         assert config.output_dir is not None
         folder, name = Path(config.output_dir), f"{task}: trial {number} of {len(grid)}, {setting}"
+        if not is_over(study, setting) and (folder / _WHY).is_file():
+            # The study was lost; this trial had failed.
+            begin(study, setting)
+            end(study, setting, None)
         if not is_over(study, setting):
             print(name, flush=True)
             begin(study, setting)
             try:
                 metrics = _run(config)
             except LossIsNoNumber as error:
-                (folder / _WHY).write_text(f"{error}\n")
+                why = _reason(error)
+                (folder / _WHY).write_text(f"{why}\n")
                 end(study, setting, None)
-                print(f"{name}: failed, {error}; {sweep.left()}", flush=True)
+                print(f"{name}: failed, {why}; {sweep.left()}", flush=True)
             else:
                 end(study, setting, last_top1(metrics))
                 print(
@@ -215,7 +220,7 @@ def _repeat(sweep: _Sweep, task: str, setting: Setting) -> list[TaskResult]:
             try:
                 metrics = _run(config)
             except LossIsNoNumber as error:
-                print(f"{name}: failed, {error}; {sweep.left()}", flush=True)
+                print(f"{name}: failed, {_reason(error)}; {sweep.left()}", flush=True)
                 continue
             report = _report(sweep)
             print(
@@ -247,6 +252,11 @@ def _put_aside(config: AdaptationConfig, setting: Setting) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     os.rename(folder, target)
     print(f"{folder}: was for {before}, and is now {target}", flush=True)
+
+
+def _reason(error: LossIsNoNumber) -> str:
+    """What happened; how to go on with a run is not for one whose checkpoints are thrown away."""
+    return str(error).partition(";")[0]
 
 
 def _thin(folder: Path, names: tuple[str, ...]) -> None:
