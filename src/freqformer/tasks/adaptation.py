@@ -68,10 +68,9 @@ class AdaptationConfig(ImagesConfig):
     """Smallest and largest share of the image's area that a random crop takes, where it is resized."""
 
     def __post_init__(self) -> None:
-        # Upstream's words; of methods "none" is the classifier alone.
-        freqfit, method = self.freqfit.lower(), self.method.lower()
-        self.freqfit = freqfit if freqfit == "none" else ALIASES.get(freqfit, freqfit)
-        self.method = ALIASES.get(method, method)
+        # Upstream's words.
+        self.freqfit = ALIASES.get(self.freqfit.lower(), self.freqfit.lower())
+        self.method = ALIASES.get(self.method.lower(), self.method.lower())
 
     def check(self) -> None:
         """Refuse settings outside their range; raises FreqFormerError."""
