@@ -407,7 +407,7 @@ def test_pooling_can_be_another(tmp_path):
     torch.testing.assert_close(features(model, x), mae_forward(held, x, held["pos_embed"]))
     # timm's reader of arrays fills the norm before pooling alone.
     write("sup_vitb16_imagenet21k", tmp_path)
-    refuse(lambda: make_encoder("sup_vitb16_imagenet21k", **keywords), "fc_norm")
+    refuse(lambda: make_encoder("sup_vitb16_imagenet21k", **keywords), "sup_vitb16")
 
 
 # Files that do not fit.

@@ -209,6 +209,26 @@ def test_the_schedule_warms_up_and_falls(sched):
     assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("by_epoch", [False, True])
+def test_a_schedule_by_epochs_has_one_rate_an_epoch(by_epoch, accumulate):
+    rates = []
+
+    class Spy(Classification):
+        def on_before_optimizer_step(self, optimizer):
+            rates.append(optimizer.param_groups[0]["lr"])
+
+    given = {"opt": "sgd", "lr": 0.1, "warmup_epochs": 1, "warmup_lr": 0.0, "min_lr": 0.0, "warmup_prefix": True}
+    settings = config(sched_by_epoch=by_epoch, epochs=3, accumulate=accumulate, **given)
+    whole = trainer(epochs=3)
+    whole.accumulate_grad_batches = accumulate
+    whole.fit(Spy(settings, num_classes=10), DataLoader(random_pairs(8 * accumulate), batch_size=2))
+    assert rates[::4] == pytest.approx([0.0, 0.1, 0.05])
+    assert len(rates) == 12
+    same = [rate for rate in rates[::4] for _ in range(4)]
+    assert (rates == same) == by_epoch
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [

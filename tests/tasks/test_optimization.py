@@ -69,21 +69,6 @@ def test_the_schedule_after_a_warm_up_is_that_of_a_shorter_run(sched):
     assert prefixed == pytest.approx([0, 0.25, *rates(epochs=6, **given)])
 
 
-@pytest.mark.parametrize("by_epoch", [False, True])
-def test_a_schedule_by_epochs_has_one_rate_an_epoch(monkeypatch, by_epoch):
-    settings = {"lr": 0.5, "lr_base_batch": None, "epochs": 4, "warmup_epochs": 1, "sched_by_epoch": by_epoch}
-    task = Classification(ClassificationConfig(arch="test_gfnet", **settings), num_classes=3)
-    optimizer, scheduler = task.optimization(STEPS)
-    found = [optimizer.param_groups[0]["lr"]]
-    for step in range(1, 4 * STEPS):
-        monkeypatch.setattr(Classification, "global_step", step)
-        task.lr_scheduler_step(scheduler, None)
-        found.append(optimizer.param_groups[0]["lr"])
-    begun = list(rates(epochs=4, warmup_epochs=1))
-    assert found[::STEPS] == begun
-    assert (found == [rate for rate in begun for _ in range(STEPS)]) == by_epoch
-
-
 @pytest.mark.parametrize("arch", ["test_gfnet", "test_dfformer"])
 def test_decay_of_all_spares_the_classifiers_bias_alone(arch):
     task = Classification(ClassificationConfig(arch=arch, weight_decay=0.1, decay_all=True), num_classes=3)

@@ -16,6 +16,7 @@ import numpy as np
 import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -83,7 +84,7 @@ def make_encoder(
         own_size = model.patch_embed.img_size
         try:
             encoder.fill(model, path)
-            model.set_input_size(own_size)
+            _resize(model, own_size)
         except FreqFormerError:
             raise
         except Exception as error:  # numpy, zipfile, timm and torch have errors of their own for files and shapes
@@ -93,7 +94,7 @@ def make_encoder(
         **{key: cfg[key] for key in ("architecture", "first_conv", "classifier")},
         "url": encoder.link,
         "num_classes": num_classes,
-        "input_size": (model.in_chans, *model.patch_embed.img_size),
+        "input_size": (model.patch_embed.proj.in_channels, *model.patch_embed.img_size),
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
         "interpolation": "bilinear",
@@ -185,6 +186,17 @@ def _to_grid_of(model: VisionTransformer, positions: Sequence[int]) -> None:
         raise ValueError(f"its {positions[-2]} positions are not those of a square")
     height, width = model.patch_embed.patch_size
     model.set_input_size((side * height, side * width))
+
+
+def _resize(model: VisionTransformer, size: tuple[int, int]) -> None:
+    """Take the network from the file's image size, a square, to another."""
+    learned = cast(Tensor, model.pos_embed)
+    model.set_input_size(size)
+    # Earlier releases of timm forget to resample where the other grid has as many places.
+    grid = list(model.patch_embed.grid_size)
+    positions = resample_abs_pos_embed(learned, grid, num_prefix_tokens=model.num_prefix_tokens)
+    with torch.no_grad():
+        cast(Tensor, model.pos_embed).copy_(positions)
 
 
 def _find(encoder: Encoder, root: Path) -> Path:

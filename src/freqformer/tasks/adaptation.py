@@ -107,7 +107,7 @@ class AdaptationConfig(ImagesConfig):
         options = dict(self.options)
         attach(model, "linear")
         for name in (self.method, self.freqfit):
-            if name in ("linear", "none"):
+            if name in ("linear", "none"):  # The classifier is always trained.
                 continue
             kind = METHODS.get(ALIASES.get(name, name))
             if kind is None:

@@ -47,7 +47,7 @@ class Task(LightningModule):
         """Steps of the optimiser; set by an engine that knows it: asking the Trainer would start its loader before a
         resumed run knows where it stopped."""
         self._period = 1
-        """Steps that share a learning rate."""
+        """Steps of an epoch, where they share a learning rate."""
         if config.grad_checkpointing:
             model.set_grad_checkpointing()  # type: ignore[operator]
         if config.compile:
@@ -135,12 +135,19 @@ class Task(LightningModule):
             updates_per_epoch=steps_per_epoch,
         )
         assert scheduler is not None
-        self._period = steps_per_epoch if config.sched_by_epoch else 1
+        self._period = steps_per_epoch
         return optimizer, scheduler
 
     def lr_scheduler_step(self, scheduler: Scheduler, metric: Any) -> None:  # type: ignore[override]
-        """Set the learning rate of the step to come."""
-        scheduler.step_update(self.global_step // self._period * self._period)
+        """Set the learning rate of the step to come, unless it stays for an epoch."""
+        if not self.config.sched_by_epoch:
+            scheduler.step_update(self.global_step)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate of an epoch: that of the step with which it began."""
+        if self.config.sched_by_epoch:
+            scheduler: Any = self.lr_schedulers()
+            scheduler.step_update(self.global_step // self._period * self._period)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint say which model it holds."""

@@ -27,9 +27,11 @@ def convert(source: str | Path, target: str | Path, *, arch: str | None = None, 
     """
     target = _new_file(target, overwrite)
     official = read_weights(source)
-    state, mapped = to_canonical(official, str(source))
-    description = None
-    if arch is not None or read_description(source) is not None:
+    description = read_description(source)
+    # What was adapted may be any model of timm, with timm's names.
+    adapted = description is not None and "adapters" in description
+    state, mapped = (official, {}) if adapted else to_canonical(official, str(source))
+    if arch is not None or description is not None:
         model, description = load_described(source, arch=arch)
         state = model.state_dict()
     save_weights(target, state, description)

@@ -46,7 +46,7 @@ class _Tuned(Handle):
             parameter.copy_(self.kept[name])
 
 
-@method("linear", "none", "head")
+@method("linear", "head")
 class Linear(_Tuned):
     """Linear probing: the classifier alone."""
 
