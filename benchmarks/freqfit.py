@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 
 import freqformer
 from freqformer.bench import append_rows, make_row
@@ -55,7 +56,7 @@ PRETRAINING: dict[str, Any] = {
     "model_args": {"spectral_depth": 0, "embed_dim": 96, "depth": 6, "num_heads": 3},
     "data_set": "CIFAR10",
     "input_size": 32,
-    "epochs": 6,
+    "epochs": 3,
     "warmup_epochs": 0.5,
     "batch_size": 64,
     "lr": 1.5e-3,
@@ -69,11 +70,11 @@ PRETRAINING: dict[str, Any] = {
 }
 # As VTAB's protocol: the whole image, no augmentation. AdamW, cosine, a fifth of the epochs warm-up: adapt's defaults.
 BUDGET: dict[str, Any] = {"batch_size": 32, "resize": "squash", "hflip": 0.0, "num_workers": 0}
-# Images to train on (the held-out fifth is one of these), epochs, the split that is evaluated at the end.
-DATA: dict[str, dict[str, Any]] = {
-    "digits": {"data_set": "DIGITS", "images": 500, "epochs": 10, "test": "val"},
-    "hymenoptera": {"data_set": "FOLDER", "images": 244, "epochs": 15, "test": "val"},
-    "fashion-mnist": {"data_set": "FOLDER", "images": 1000, "epochs": 10, "test": "test"},
+# Images to train on (a fifth of these is held out for the learning rate), test images, epochs.
+DATA: dict[str, dict[str, int]] = {
+    "digits": {"train": 300, "test": 355, "epochs": 8},
+    "fashion-mnist": {"train": 500, "test": 1000, "epochs": 6},
+    "hymenoptera": {"train": 244, "test": 153, "epochs": 8},
 }
 LARGE, LARGE_BATCH, LARGE_CLASSES = "vit_base_patch16_224", 8, 100
 
@@ -92,35 +93,30 @@ def pretrain(folder: str) -> None:
         _write("pre-training", {**PRETRAINING, "seed": config.seed}, result)
 
 
-def adapt_missing(folders: dict[str, str | None]) -> None:
-    """Choose every arm's learning rate, then train every seed, one after the other."""
-    chosen = {(data, arm): _tuned(data, folder, arm) for data, folder in folders.items() for arm in ARMS}
-    for seed in SEEDS:
-        for data, folder in folders.items():
+def adapt_missing(folders: dict[str, str]) -> None:
+    """Of each data set choose every arm's learning rate, then train every seed, one after the other."""
+    for data, folder in folders.items():
+        chosen = {arm: _tuned(data, folder, arm) for arm in ARMS}
+        for seed in SEEDS:
             for arm in ARMS:
                 if _found(read_rows(ROWS), "accuracy", data=data, arm=arm, seed=seed):
                     continue
                 # What is seen between the epochs is of training images and decides nothing.
-                splits = {"train_split": "train", "val_split": "train20", "limit_train": DATA[data]["images"]}
-                config = _config(data, folder, arm, chosen[data, arm], seed, splits)
+                config = _config(data, folder, arm, chosen[arm], seed, "train")
                 metrics = _run(config)
                 last = Path(str(config.output_dir)) / "checkpoints" / "last.ckpt"
                 figures = evaluate(
                     EvaluationConfig(
-                        model_path=str(last),
-                        data_set=config.data_set,
-                        data_path=config.data_path,
-                        split=DATA[data]["test"],
-                        num_workers=0,
+                        model_path=str(last), data_set="FOLDER", data_path=folder, split="test", num_workers=0
                     )
                 )
                 result = {
                     "top1": figures["top1"],
-                    "test_images": figures["images"],
                     **_counts(config.build()[0].model),
                     "train_seconds": metrics["train_seconds"],
                 }
-                _write("accuracy", {"data": data, "arm": arm, "lr": config.lr, "seed": seed, **_sizes(config)}, result)
+                sizes = {**_sizes(config), "train": DATA[data]["train"], "test": figures["images"]}
+                _write("accuracy", {"data": data, "arm": arm, "lr": config.lr, "seed": seed, **sizes}, result)
                 shutil.rmtree(str(config.output_dir))
 
 
@@ -187,7 +183,7 @@ def report(docs: Path) -> None:
                 f"| {mean:.2f} ± {spread:.2f} | {', '.join(f'{score:.2f}' for score in scores)} | {taken:.0f} |"
             )
             axes.errorbar(trained, mean, yerr=spread, marker="o", capsize=3, linestyle="none", label=arm)
-        images = f"{DATA[data]['images']:,} training images"
+        images = f"{DATA[data]['train']} training images"
         axes.set(title=f"{data}, {images}", xlabel="trainable parameters", xscale="log")
         axes.grid(alpha=0.3)
         parts += [f"### {data}: {images}", "", *lines, ""]
@@ -221,7 +217,7 @@ def _cost_table(rows: list[Row]) -> list[str]:
     return [*lines, ""]
 
 
-def _tuned(data: str, folder: str | None, arm: str) -> float:
+def _tuned(data: str, folder: str, arm: str) -> float:
     """The arm's learning rate of the grid that is best on the held-out fifth."""
     tried = {
         row["setting"]["lr"]: (row["result"]["top1"], -row["result"]["loss"])
@@ -233,8 +229,7 @@ def _tuned(data: str, folder: str | None, arm: str) -> float:
         for rate in RATES[low : high + 1]:
             if rate in tried:
                 continue
-            splits = {"train_split": "train80", "val_split": "train20", "limit_train": DATA[data]["images"] * 4 // 5}
-            config = _config(data, folder, arm, rate, SEEDS[0], splits)
+            config = _config(data, folder, arm, rate, SEEDS[0], "train80")
             last = _run(config)["epochs"][-1]
             tried[rate] = last["val/top1"], -last["val/loss"]
             setting = {"data": data, "arm": arm, "lr": rate, "seed": config.seed, **_sizes(config)}
@@ -249,21 +244,20 @@ def _tuned(data: str, folder: str | None, arm: str) -> float:
             return RATES[best]
 
 
-def _config(
-    data: str, folder: str | None, arm: str, rate: float, seed: int, splits: dict[str, Any]
-) -> AdaptationConfig:
-    name = "".join(c if c.isalnum() else "-" for c in f"{data}-{arm}-{rate:g}-{seed}-{splits['train_split']}")
+def _config(data: str, folder: str, arm: str, rate: float, seed: int, split: str) -> AdaptationConfig:
+    name = "".join(c if c.isalnum() else "-" for c in f"{data}-{arm}-{rate:g}-{seed}-{split}")
     return AdaptationConfig(
         encoder=str(ENCODER),
-        data_set=DATA[data]["data_set"],
+        data_set="FOLDER",
         data_path=folder,
+        train_split=split,
+        val_split="train20",
         epochs=DATA[data]["epochs"],
         lr=rate,
         seed=seed,
         output_dir=str(RUNS / name),
         # What is there was stopped in its midst.
         overwrite=True,
-        **splits,
         **ARMS[arm],
         **BUDGET,
     )
@@ -275,7 +269,7 @@ def _run(config: AdaptationConfig) -> dict[str, Any]:
 
 
 def _sizes(config: AdaptationConfig) -> dict[str, Any]:
-    return {"images": config.limit_train, "epochs": config.epochs, "batch_size": config.batch_size, "opt": config.opt}
+    return {"epochs": config.epochs, "batch_size": config.batch_size, "opt": config.opt}
 
 
 def _counts(model: torch.nn.Module) -> dict[str, int]:
@@ -305,21 +299,20 @@ def _large_step(arm: str) -> tuple[Callable[[], None], torch.nn.Module, torch.op
     return step, task.model, optimizer
 
 
-def _fashion(source: str) -> str:
-    """Class folders of the first test images and of a balanced choice of training images, made once."""
-    folder = RUNS / "fashion-mnist"
+def _folders(data: str, name: str, source: str | None) -> str:
+    """Class folders of a part of a data set, balanced over the classes, made once."""
+    folder = RUNS / data
     if folder.exists():
         return str(folder)
-    aside = folder.with_name("fashion-mnist.part")
+    aside = folder.with_name(f"{data}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    train = open_images("FASHION_MNIST", source, "train", limit=DATA["fashion-mnist"]["images"])
-    test = open_images("FASHION_MNIST", source, "val")
-    for split, images, count in (("train", train, len(train)), ("test", test, 2000)):
-        for i in range(count):
-            label = images.classes[images.targets[i]].replace("/", "-")
-            path = aside / split / label / f"{i:05d}.png"
+    for split, own in (("train", "train"), ("test", "val")):
+        images = open_images(name, source, own, limit=DATA[data][split])
+        for i, label in enumerate(images.targets):
+            path = aside / split / images.classes[label].replace("/", "-") / f"{i:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            images.load(i).save(path)
+            # As the network's own transform would, at every epoch.
+            images.load(i).resize((32, 32), Image.Resampling.BICUBIC).save(path)
     aside.rename(folder)
     return str(folder)
 
@@ -357,11 +350,11 @@ def main() -> None:
             print_memory(args.memory_of)
         if args.cifar10:
             pretrain(args.cifar10)
-            folders: dict[str, str | None] = {"digits": None}
-            if args.hymenoptera:
-                folders["hymenoptera"] = args.hymenoptera
+            folders = {"digits": _folders("digits", "DIGITS", None)}
             if args.fashion_mnist:
-                folders["fashion-mnist"] = _fashion(args.fashion_mnist)
+                folders["fashion-mnist"] = _folders("fashion-mnist", "FASHION_MNIST", args.fashion_mnist)
+            if args.hymenoptera:
+                folders["hymenoptera"] = _folders("hymenoptera", "FOLDER", args.hymenoptera)
             adapt_missing(folders)
         if args.cost:
             measure_cost(args.rounds)
