@@ -38,7 +38,7 @@ ROWS = Path(__file__).parent / "results" / "freqfit.json"
 RUNS = Path("runs/freqfit")
 ENCODER = RUNS / "vit-cifar10"
 SEEDS = (42, 44, 82)
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 """The grid: 3e-3 and 1e-2, and further out as long as the best one is at an end of what was tried."""
 _LORA: dict[str, Any] = {"method": "lora", "peft": {"r": 8, "lora_alpha": 8}}
 ARMS: dict[str, dict[str, Any]] = {
