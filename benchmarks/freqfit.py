@@ -107,7 +107,7 @@ def adapt_missing(folders: dict[str, str]) -> None:
                 last = Path(str(config.output_dir)) / "checkpoints" / "last.ckpt"
                 figures = evaluate(
                     EvaluationConfig(
-                        model_path=str(last), data_set="FOLDER", data_path=folder, split="test", num_workers=0
+                        model_path=str(last), data_set="FOLDER", data_path=folder, split="val", num_workers=0
                     )
                 )
                 result = {
@@ -223,7 +223,8 @@ def _tuned(data: str, folder: str, arm: str) -> float:
         row["setting"]["lr"]: (row["result"]["top1"], -row["result"]["loss"])
         for row in _found(read_rows(ROWS), "learning rate", data=data, arm=arm)
     }
-    low, high = RATES.index(3e-3), RATES.index(1e-2)
+    indices = {RATES.index(rate) for rate in {3e-3, 1e-2, *tried}}
+    low, high = min(indices), max(indices)
     while True:
         for rate in RATES[low : high + 1]:
             if rate in tried:
@@ -305,8 +306,8 @@ def _folders(data: str, name: str, source: str | None) -> str:
         return str(folder)
     aside = folder.with_name(f"{data}.part")
     shutil.rmtree(aside, ignore_errors=True)
-    for split, own in (("train", "train"), ("test", "val")):
-        images = open_images(name, source, own, limit=DATA[data][split])
+    for split, count in (("train", DATA[data]["train"]), ("val", DATA[data]["test"])):
+        images = open_images(name, source, split, limit=count)
         for i, label in enumerate(images.targets):
             path = aside / split / images.classes[label].replace("/", "-") / f"{i:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
