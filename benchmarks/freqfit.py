@@ -1,7 +1,7 @@
 """FreqFit beside other ways to adapt a frozen network: a small one pre-trained here to other data, a large one's cost.
 
 python benchmarks/freqfit.py --cifar10 DIR --fashion-mnist DIR --hymenoptera DIR    train what is missing
-python benchmarks/freqfit.py --cost                     a training step of ViT-B/16: memory, then seconds in turn
+python benchmarks/freqfit.py --memory --time            a training step of ViT-B/16: peak memory, seconds in turn
 python benchmarks/freqfit.py --report docs              write the tables and the picture of docs/freqfit-results.md
 
 A row is written as each run ends, and what has a row is not run again. The learning rate of each arm and data set is
@@ -120,36 +120,38 @@ def adapt_missing(folders: dict[str, str]) -> None:
                 shutil.rmtree(str(config.output_dir))
 
 
-def measure_cost(rounds: int) -> None:
-    """Memory of a step of every arm on the large network, each in a fresh process; then its seconds, in turn."""
-    steps: dict[str, Callable[[], None]] = {}
-    results: dict[str, dict[str, Any]] = {}
+def measure_memory() -> None:
+    """Memory of a step of every arm on the large network, each in a fresh process."""
     for arm in ARMS:
         line = [sys.executable, __file__, "--memory-of", arm]
         done = subprocess.run(line, env=forgetful_environment(), stdout=subprocess.PIPE, text=True, check=True)
-        results[arm] = json.loads(done.stdout.splitlines()[-1])
-        print(f"{arm}: {results[arm]}", flush=True)
-    for arm in ARMS:
-        steps[arm], _, _ = _large_step(arm)
+        result = json.loads(done.stdout.splitlines()[-1])
+        print(f"{arm}: {result}", flush=True)
+        _write("memory", {"network": LARGE, "arm": arm, "batch_size": LARGE_BATCH, "opt": "adamw"}, result)
+
+
+def measure_time(rounds: int) -> None:
+    """Seconds of a step of every arm on the large network, one after the other in each round."""
+    steps = {arm: _large_step(arm)[0] for arm in ARMS}
     seconds: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for round_ in range(rounds + 1):
         for arm, step in steps.items():
             started = time.perf_counter()
             step()
+            # The first round warms up.
             if round_:
                 seconds[arm].append(time.perf_counter() - started)
         print(f"round {round_} of {rounds}", flush=True)
     for arm, times in seconds.items():
         ratios = [own / full for own, full in zip(times, seconds["full"], strict=True)]
         result = {
-            **results[arm],
             "step_seconds": statistics.median(times),
             "of_full": statistics.median(ratios),
             "of_full_least": min(ratios),
             "of_full_most": max(ratios),
         }
         setting = {"network": LARGE, "arm": arm, "batch_size": LARGE_BATCH, "opt": "adamw", "rounds": rounds}
-        _write("cost", setting, result)
+        _write("time", setting, result)
 
 
 def print_memory(arm: str) -> None:
@@ -200,19 +202,19 @@ def report(docs: Path) -> None:
 
 
 def _cost_table(rows: list[Row]) -> list[str]:
-    found = _found(rows, "cost")
-    if not found:
+    memory = {row["setting"]["arm"]: row["result"] for row in _found(rows, "memory")}
+    seconds = {row["setting"]["arm"]: row["result"] for row in _found(rows, "time")}
+    if not memory.keys() == seconds.keys() == ARMS.keys():
         return []
-    cost = {row["setting"]["arm"]: row["result"] for row in found}
-    lines = [f"### A training step of ViT-B/16 at 224, {LARGE_BATCH} images, {found[-1]['dtype']}, AdamW", ""]
+    lines = [f"### A training step of ViT-B/16 at 224x224, {LARGE_BATCH} images, bfloat16, AdamW", ""]
     lines.append("| arm | trainable | optimiser state, MB | peak memory, MB | of full | s a step | of full (range) |")
     lines.append("|---|---|---|---|---|---|---|")
-    for arm, result in cost.items():
-        peak = result["peak_bytes"]
+    for arm, result in memory.items():
+        peak, times = result["peak_bytes"], seconds[arm]
         lines.append(
             f"| {arm} | {result['trained_parameters']:,} | {result['optimizer_bytes'] / 1e6:.1f} | {peak / 1e6:,.0f} "
-            f"| {peak / cost['full']['peak_bytes']:.2f} | {result['step_seconds']:.2f} "
-            f"| {result['of_full']:.2f} ({result['of_full_least']:.2f} to {result['of_full_most']:.2f}) |"
+            f"| {peak / memory['full']['peak_bytes']:.2f} | {times['step_seconds']:.2f} "
+            f"| {times['of_full']:.2f} ({times['of_full_least']:.2f} to {times['of_full_most']:.2f}) |"
         )
     return [*lines, ""]
 
@@ -338,13 +340,14 @@ def main() -> None:
     parser.add_argument("--cifar10", help="folder of CIFAR-10's shards or archive, for the encoder")
     parser.add_argument("--fashion-mnist", help="folder of Fashion-MNIST's IDX files")
     parser.add_argument("--hymenoptera", help="folder of the ants and bees")
-    parser.add_argument("--cost", action="store_true", help="memory and time of a step of the large network")
-    parser.add_argument("--rounds", type=int, default=4, help="steps of each arm that --cost times")
+    parser.add_argument("--memory", action="store_true", help="memory of a step of the large network")
+    parser.add_argument("--time", action="store_true", help="time of a step of the large network")
+    parser.add_argument("--rounds", type=int, default=5, help="steps of each arm that --time times")
     parser.add_argument("--memory-of", choices=ARMS, help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, metavar="DOCS", help="write the tables and the picture")
     args = parser.parse_args()
-    if not (args.cifar10 or args.cost or args.memory_of or args.report):
-        parser.error("name the data sets' folders, --cost or --report")
+    if not (args.cifar10 or args.memory or args.memory_of or args.time or args.report):
+        parser.error("name the data sets' folders, --memory, --time or --report")
     try:
         if args.memory_of:
             print_memory(args.memory_of)
@@ -356,8 +359,10 @@ def main() -> None:
             if args.hymenoptera:
                 folders["hymenoptera"] = _folders("hymenoptera", "FOLDER", args.hymenoptera)
             adapt_missing(folders)
-        if args.cost:
-            measure_cost(args.rounds)
+        if args.memory:
+            measure_memory()
+        if args.time:
+            measure_time(args.rounds)
         if args.report:
             report(args.report)
     except freqformer.FreqFormerError as error:
