@@ -168,8 +168,9 @@ def report(docs: Path) -> None:
     """Put the tables between the marks of ``freqfit-results.md`` and draw its picture."""
     rows = read_rows(ROWS)
     parts = []
-    picture = Figure(figsize=(13, 4.2), layout="constrained")
-    for axes, data in zip(picture.subplots(1, len(DATA)), DATA, strict=True):
+    shown = [data for data in DATA if _found(rows, "accuracy", data=data)]
+    picture = Figure(figsize=(1 + 4.5 * len(shown), 4.2), layout="constrained")
+    for axes, data in zip(picture.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         lines = ["| arm | trainable | without classifier | lr | top-1 %, mean ± std | each seed | s a run |"]
         lines.append("|---|---|---|---|---|---|---|")
         for arm in ARMS:
