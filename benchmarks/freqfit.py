@@ -75,7 +75,7 @@ BUDGET: dict[str, Any] = {"batch_size": 16, "resize": "squash", "hflip": 0.0, "n
 DATA: dict[str, dict[str, int]] = {
     "digits": {"train": 300, "test": 355, "epochs": 12},
     "fashion-mnist": {"train": 500, "test": 1000, "epochs": 6},
-    "hymenoptera": {"train": 244, "test": 153, "epochs": 8},
+    "hymenoptera": {"train": 244, "test": 153, "epochs": 6},
 }
 LARGE, LARGE_BATCH, LARGE_CLASSES = "vit_base_patch16_224", 8, 100
 
