@@ -96,6 +96,13 @@ def test_the_optimiser_knows_what_is_trained_alone(small, adapted):
     assert held == 2 * sum(parameter.numel() for parameter in trained)
 
 
+def test_the_start_says_how_much_is_trained(small, tmp_path, capsys):
+    config = small(tmp_path / "run", method="linear", peft={}, freqfit="none", epochs=1)
+    run(config)
+    head = config.build()[0].model.get_classifier()
+    assert f"({sum(parameter.numel() for parameter in head.parameters()):,} trained)" in capsys.readouterr().out
+
+
 def test_the_frozen_part_is_in_evaluation_mode(small, tmp_path):
     task, _, _ = small(tmp_path, encoder_args={"drop_path_rate": 0.5}).build()
     task.train()

@@ -37,12 +37,10 @@ def cpu_peaks(networks: Sequence[Network]) -> list[int]:
     Raises:
         FreqFormerError: the process failed.
     """
-    # Without a fixed threshold the allocator learns to keep what was freed.
-    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-m", "freqformer.bench.memory"],
         input=json.dumps([asdict(network) for network in networks]),
-        env={**os.environ, **settings},
+        env=forgetful_environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -51,6 +49,13 @@ def cpu_peaks(networks: Sequence[Network]) -> list[int]:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise FreqFormerError(f"the process that measures memory failed ({reason}): leave memory out with --no-memory")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def forgetful_environment() -> dict[str, str]:
+    """The environment of a process whose allocator gives back what is freed, as `step_peak` needs it."""
+    # Without a fixed threshold the allocator learns to keep what was freed.
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return {**os.environ, **settings}
 
 
 def cuda_peak(step: Step, before: int) -> int:
@@ -67,10 +72,11 @@ def cuda_peak(step: Step, before: int) -> int:
 
 
 def _child(networks: Sequence[Network]) -> list[int]:
-    return [_cpu_peak(make_step(network)) for network in networks]
+    return [step_peak(make_step(network)) for network in networks]
 
 
-def _cpu_peak(step: Step) -> int:
+def step_peak(step: Step) -> int:
+    """Peak bytes of a step on the CPU, in a process that has run nothing else and whose allocator keeps nothing."""
     for _ in range(_WARMUP):
         step()
     gc.collect()

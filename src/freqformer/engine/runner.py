@@ -171,8 +171,10 @@ def _is_run_of(config: RunConfig, folder: Path) -> bool:
 def _summary(task: Task, data: RunData, trainer: Trainer, folder: Path) -> str:
     images = f"{len(data.train)} training and {len(data.val)} validation images"  # type: ignore[arg-type]
     processes = f"{world_size()} processes, " if world_size() > 1 else ""
+    trained = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
+    frozen = f" ({trained:,} trained)" if trained < _parameters(task) else ""
     return (
-        f"{type(task).__name__}: {_parameters(task) / 1e6:.2f} M parameters, {images}, {processes}"
+        f"{type(task).__name__}: {_parameters(task) / 1e6:.2f} M parameters{frozen}, {images}, {processes}"
         f"precision {trainer.precision}, folder {folder}"
     )
 
