@@ -2,7 +2,7 @@
 
 python benchmarks/freqfit.py --cifar10 DIR --fashion-mnist DIR --hymenoptera DIR    train what is missing
 python benchmarks/freqfit.py --memory --time            a training step of ViT-B/16: peak memory, seconds in turn
-python benchmarks/freqfit.py --report docs              write the tables and the picture of docs/freqfit-results.md
+python benchmarks/freqfit.py --report docs              write the tables and the picture of docs/freqfit.md
 
 A row is written as each run ends, and what has a row is not run again. The learning rate of each arm and data set is
 the best of a grid on the fifth of the training images that is held out (one seed); then each seed trains on all of them
@@ -166,7 +166,7 @@ def print_memory(arm: str) -> None:
 
 
 def report(docs: Path) -> None:
-    """Put the tables between the marks of ``freqfit-results.md`` and draw its picture."""
+    """Put the tables between the marks of ``freqfit.md`` and draw its picture."""
     rows = read_rows(ROWS)
     parts = []
     shown = [data for data in DATA if _found(rows, "accuracy", data=data)]
@@ -195,7 +195,7 @@ def report(docs: Path) -> None:
     picture.axes[0].legend(fontsize="small")
     picture.savefig(docs / "pictures" / "freqfit-accuracy.png", dpi=110)
     parts += ["![accuracy against trainable parameters](pictures/freqfit-accuracy.png)", "", *_cost_table(rows)]
-    page = docs / "freqfit-results.md"
+    page = docs / "freqfit.md"
     start, end = "<!-- tables -->\n", "<!-- end of tables -->\n"
     before, _, rest = page.read_text().partition(start)
     _, _, after = rest.partition(end)

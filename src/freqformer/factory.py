@@ -91,7 +91,13 @@ def create_encoder(
         return _encoder_in(Path(name), num_classes, {**size, **arguments}, weights)
     if spelling(name) in model_names():
         given = {**size, **arguments, "num_classes": num_classes}
-        model = create_model(name, checkpoint=weights, pretrained=pretrained and weights is None, **given)
+        try:
+            model = create_model(name, checkpoint=weights, pretrained=pretrained and weights is None, **given)
+        except FreqFormerError as error:
+            why, _, own_file = str(error).partition(": download")
+            raise FreqFormerError(
+                f"{why}: give its file with --encoder-weights, or --no-pretrained" if own_file else str(error)
+            ) from error
         return model, {**arguments, "img_size": list(model.img_size)}
     given = {"num_classes": num_classes, **size, **arguments}
     return _timm_model(name, weights, pretrained, given), {**size, **arguments}

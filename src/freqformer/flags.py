@@ -82,7 +82,9 @@ class Flags:
             for base in reversed(config.__mro__[:-1])
             for parameter in docstring_parser.parse_from_object(base).params
         }
-        for field in fields(config):
+        # What the class itself defines is nearer to the command than what its bases have.
+        own = [name for base in config.__mro__ for name in vars(base).get("__annotations__", {})]
+        for field in sorted(fields(config), key=lambda field: own.index(field.name)):
             if field.name in without:
                 continue
             default = field.default_factory() if field.default_factory is not MISSING else field.default

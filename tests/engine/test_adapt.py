@@ -213,7 +213,8 @@ def test_flags_reach_the_method(command, weights, tmp_path):
     ("words", "said"),
     [
         ("--encoder no_such_vit", "no encoder 'no_such_vit'"),
-        ("--encoder test_vit --no-pretrained --method loar", "no method 'loar'"),
+        ("--encoder freqformer_n", "give its file with --encoder-weights"),
+        ("--encoder test_vit --no-pretrained --method loar", "no method 'loar': did you mean lora?"),
         ("--encoder test_vit --no-pretrained --freqfit filter3d", "--freqfit must be one of"),
         ("--encoder test_vit --no-pretrained --method lora --num-tokens 3", "--num-tokens is an option of neither"),
         ("--encoder test_vit --no-pretrained --method bias --peft.r 3", "--peft is for methods of Hugging Face PEFT"),

@@ -13,7 +13,7 @@ from ..errors import FreqFormerError
 from . import methods as _methods  # noqa: F401  (each module there registers its own)
 from .backbone import blank_image, in_evaluation
 from .handle import ALIASES, METHODS, NAME, Adapters, Handle, freeze, handles
-from .methods.hub import HubHandle, hub_config, restored
+from .methods.hub import HubHandle, hub_config, hub_names, restored
 
 
 def attach(model: nn.Module, method: Any, **options: Any) -> Handle:
@@ -130,7 +130,7 @@ def _resolve(method: Any, options: dict[str, Any]) -> tuple[type[Handle], Any]:
     if kind is None:
         if (config := hub_config(name, options)) is not None:
             return HubHandle, config
-        near = difflib.get_close_matches(name, METHODS, n=1)
+        near = difflib.get_close_matches(name, [*hub_names(), *METHODS], n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(METHODS)}, or one of PEFT's"
         raise FreqFormerError(f"there is no method {method!r}: {hint}")
     known = [field.name for field in fields(kind.Options)]

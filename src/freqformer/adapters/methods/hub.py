@@ -1,5 +1,6 @@
 """Methods of Hugging Face PEFT: LoRA, VeRA, BOFT, FourierFT and whatever else has a ``PeftConfig``."""
 
+import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -181,6 +182,15 @@ class HubHandle(Handle):
             join(self.adapters, self.name)
 
 
+def hub_names() -> list[str]:
+    """The names of PEFT's methods, where it is installed."""
+    try:
+        from peft import PeftType
+    except ModuleNotFoundError:
+        return []
+    return [name.lower() for name in PeftType.__members__]
+
+
 def hub_config(name: str, options: Mapping[str, Any]) -> Any | None:
     """PEFT's config of a method by name, filled; None where PEFT has no such method.
 
@@ -202,7 +212,9 @@ def hub_config(name: str, options: Mapping[str, Any]) -> Any | None:
         raise FreqFormerError(f"PEFT's {name} is for language models: for prompts take vpt_shallow or vpt_deep")
     known = kind.__dataclass_fields__
     if unknown := [field for field in options if field not in known]:
-        raise FreqFormerError(f"{kind.__name__} has no field {unknown[0]!r}; it has {', '.join(sorted(known))}")
+        near = difflib.get_close_matches(unknown[0], known, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(known))}"
+        raise FreqFormerError(f"{kind.__name__} has no field {unknown[0]!r}: {hint}")
     try:
         return kind(**{**_UPSTREAM.get(key, {}), **options})
     except (TypeError, ValueError) as error:
