@@ -47,6 +47,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "SSF": {"method": "linear", "freqfit": "ssf"},
     "FreqFit": {"method": "linear", "freqfit": "filter2d"},
     "LoRA": {**_LORA, "freqfit": "none"},
+    # About as many parameters as FreqFit-LoRA.
+    "LoRA, rank 13": {"method": "lora", "peft": {"r": 13, "lora_alpha": 13}, "freqfit": "none"},
     "FreqFit-LoRA": {**_LORA, "freqfit": "filter2d"},
     "FreqFit*-LoRA": {**_LORA, "freqfit": "filter2d_real"},
     "full": {"method": "full", "freqfit": "none"},
