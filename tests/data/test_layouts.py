@@ -293,3 +293,14 @@ def test_wds_tells_splits_by_whole_words(tmp_path):
     for path in sorted((tmp_path / "data").glob("*val*")):
         path.rename(path.with_name(path.name.replace("val", "constrained-validation")))
     assert [len(open_images("WDS", tmp_path / "data", split)) for split in SPLITS] == [8, 4]
+
+
+def test_a_test_folder_is_a_split_of_its_own(tmp_path):
+    for split, count in (("train", 2), ("val", 1), ("test", 3)):
+        for label in ("ant", "bee"):
+            folder = tmp_path / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (4, 4)).save(folder / f"{number}.png")
+    assert len(open_images("FOLDER", tmp_path, "test")) == 6
+    assert len(open_images("FOLDER", tmp_path, "val")) == 2

@@ -255,6 +255,12 @@ def test_weights_of_as_many_classes_leave_the_classifier_new(small, tmp_path):
     assert not torch.equal(task.model.head.weight, state["head.weight"])
 
 
+def test_it_is_no_checkpoint_of_a_bare_model(adapted, refused, tmp_path):
+    words = "--arch test_freqformer --data-set DIGITS --num-workers 0"
+    said = refused("train", *words.split(), "--finetune", adapted, "--output-dir", tmp_path / "run")
+    assert "is an adapted model" in said
+
+
 def test_evaluation_at_another_size(adapted, command):
     answer = command("eval", "--model-path", adapted, "--data-set", "DIGITS", "--input-size", "64", "--json")
     assert answer.code == 0, answer.err

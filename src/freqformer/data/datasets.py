@@ -112,6 +112,8 @@ def open_images(
 def splits_of(name: str) -> tuple[str, ...]:
     """The splits that a data set has by itself, beside the divisions of "train"; Hugging Face's may have more."""
     opener = _ON_DISK.get(name)
+    if opener is open_folders:
+        return "train", "val", "test"
     return VTAB_SPLITS if opener is open_vtab else FGVC_SPLITS if opener is open_fgvc else ("train", "val")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from ..checkpoints import read_weights, unwrap
+from ..checkpoints import read_description, read_weights, unwrap
 from ..errors import FreqFormerError
 from ..ops import fit_filter, stretch_position
 from .backbone import SpectralNet
@@ -65,6 +65,8 @@ def load_checkpoint(model: nn.Module, source: str | Path | Mapping[str, Any]) ->
         FreqFormerError: an unreadable file, or keys or shapes that nothing explains.
     """
     where = str(source) if isinstance(source, (str, Path)) else "the state dict"
+    if isinstance(source, (str, Path)) and (read_description(source) or {}).get("adapters"):
+        raise FreqFormerError(f"{where} is an adapted model: `freqformer.load_model` makes it, adapters and all")
     official = unwrap(source) if isinstance(source, Mapping) else read_weights(source)
     net = _network(model)
     state, mapped = to_canonical(official, where)
