@@ -155,6 +155,11 @@ class Handle:
         """A state dict of another code, or of another grid, in this handle's own names and shapes."""
         return state
 
+    def fill(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the values of a state whose names and shapes are this handle's."""
+        for name, parameter in self.named().items():
+            parameter.copy_(state[name])
+
     # What is the same for all.
 
     @property
@@ -189,21 +194,20 @@ class Handle:
             FreqFormerError: names or shapes do not fit.
         """
         self._require_live("load_state_dict")
-        own = self.named()
+        own = self.state_dict()
         given = dict(self.translate(state))
         missing, unknown = own.keys() - given.keys(), given.keys() - own.keys()
         if missing or unknown:
             what = f"lacks {sorted(missing)[0]}" if missing else f"has {sorted(unknown)[0]}, which is not known here"
             raise FreqFormerError(f"the state does not fit {self.name} on {self.backbone.name}: it {what}")
-        for name, parameter in own.items():
-            if parameter.shape != given[name].shape:
+        for name, value in own.items():
+            if value.shape != given[name].shape:
                 raise FreqFormerError(
                     f"the state does not fit {self.name} on {self.backbone.name}: {name} is {tuple(given[name].shape)} "
-                    f"and must be {tuple(parameter.shape)}"
+                    f"and must be {tuple(value.shape)}"
                 )
         with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(given[name])
+            self.fill(given)
 
     def describe(self) -> dict[str, Any]:
         """The method and its options as plain containers, from which `attach` makes it again."""

@@ -1,6 +1,7 @@
 """A run's folder: who may write into it, and how its checkpoints are kept."""
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,7 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
                 f"{folder} holds another run: continue it with --resume, replace it with --overwrite, or choose "
                 "another --output-dir"
             )
-        for name in _OWN:
-            path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        remove(folder, _OWN)
     try:
         for name in (CHECKPOINTS, LOGS):
             (folder / name).mkdir(exist_ok=True)
@@ -104,6 +100,16 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             probe.unlink()
     except OSError as error:
         raise FreqFormerError(f"cannot write into {folder}: {error.strerror}; choose another --output-dir") from error
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove the files and folders of these names from a folder, where they are there."""
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def require_space(folder: Path, parameters: int, epochs: int = 0) -> None:

@@ -124,20 +124,10 @@ class HubHandle(Handle):
         self._require_live("state_dict")
         return {name: value.detach() for name, value in get_peft_model_state_dict(self.tuner).items()}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what PEFT has saved; raises FreqFormerError where names or shapes do not fit."""
+    def fill(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what PEFT has saved."""
         from peft import set_peft_model_state_dict
 
-        own = self.state_dict()
-        for name in sorted(own.keys() ^ state.keys()):
-            what = "lacks" if name in own else "has an unknown"
-            raise FreqFormerError(f"the state does not fit {self.name} on {self.backbone.name}: it {what} {name}")
-        for name, value in own.items():
-            if value.shape != state[name].shape:
-                raise FreqFormerError(
-                    f"the state does not fit {self.name} on {self.backbone.name}: {name} is {tuple(state[name].shape)} "
-                    f"and must be {tuple(value.shape)}"
-                )
         set_peft_model_state_dict(self.tuner, dict(state))
 
     def modules(self) -> list[nn.Module]:

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from ...tasks.adaptation import ADAPTERS
 from ..failures import LossIsNoNumber
 from ..runner import RESUME_LAST, run
 from ..signals import Interrupted, StopOnSignal, requeue_once
-from ..storage import AVERAGE_WEIGHTS, CHECKPOINTS, CONFIG, RAW_WEIGHTS
+from ..storage import AVERAGE_WEIGHTS, CHECKPOINTS, CONFIG, RAW_WEIGHTS, remove
 from .config import Setting, SweepConfig, difference, task_folder
 from .lock import locked
 from .report import write_report
@@ -203,7 +202,7 @@ def _search(sweep: _Sweep, task: str) -> None:
                     f"{sweep.left()}",
                     flush=True,
                 )
-        _thin(folder, _THROWN_AWAY["metrics"])
+        remove(folder, _THROWN_AWAY["metrics"])
 
 
 def _repeat(sweep: _Sweep, task: str, setting: Setting) -> list[TaskResult]:
@@ -227,7 +226,7 @@ def _repeat(sweep: _Sweep, task: str, setting: Setting) -> list[TaskResult]:
                 f"{name}: top-1 {100 * last_top1(metrics):.2f}%, {seconds_of(metrics):.1f} s; {sweep.left()}",
                 flush=True,
             )
-        _thin(folder, _THROWN_AWAY[sweep.config.keep])
+        remove(folder, _THROWN_AWAY[sweep.config.keep])
     return report
 
 
@@ -257,16 +256,6 @@ def _put_aside(config: AdaptationConfig, setting: Setting) -> None:
 def _reason(error: LossIsNoNumber) -> str:
     """What happened; how to go on with a run is not for one whose checkpoints are thrown away."""
     return str(error).partition(";")[0]
-
-
-def _thin(folder: Path, names: tuple[str, ...]) -> None:
-    """Throw away the large parts of a run that is over."""
-    for name in names:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _number(count: int, what: str) -> str:
