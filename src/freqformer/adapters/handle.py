@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import FreqFormerError
 from .backbone import Backbone, Grid, Tokens, grid_of, patch_embedding
@@ -83,6 +84,15 @@ def _after(adapters: Adapters, place: int, block: nn.Module, args: tuple[Any, ..
 
 def _note_grid(adapters: Adapters, embedding: nn.Module, args: tuple[Any, ...], output: Any) -> None:
     adapters.grid = grid_of(embedding, args[0], output)
+
+
+def follow(module: nn.Module, by: nn.Module) -> RemovableHandle:
+    """Let a module act on whatever another returns, until the hook is removed."""
+    return module.register_forward_hook(partial(_pass_on, by))
+
+
+def _pass_on(by: nn.Module, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    return by(output)
 
 
 class Handle:

@@ -1,14 +1,12 @@
 """Adapters: a small bottleneck after the feed-forward of every block (Pfeiffer et al., EACL 2021)."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import FreqFormerError
-from ..handle import Handle, method
+from ..handle import Handle, follow, method
 
 
 @dataclass
@@ -51,16 +49,13 @@ class Adapter(Handle):
         backbone, ratio = self.backbone, self.options.adapter_ratio
         if not 1 <= ratio <= backbone.dim:
             raise FreqFormerError(f"adapter_ratio must be between 1 and {backbone.dim} channels, not {ratio}")
-        feeds = [getattr(block, "mlp", None) for block in backbone.blocks]
-        if not all(isinstance(feed, nn.Module) for feed in feeds):
+        feeds = [feed for block in backbone.blocks if isinstance(feed := getattr(block, "mlp", None), nn.Module)]
+        if len(feeds) < backbone.depth:
             raise FreqFormerError(
                 f"{backbone.name} has blocks without a feed-forward `mlp`: an adapter has no place there"
             )
         made = self.keep(nn.ModuleList(Bottleneck(backbone.dim, backbone.dim // ratio) for _ in feeds))
-        self.hooks = [
-            feed.register_forward_hook(partial(_after, bottleneck))  # type: ignore[union-attr]
-            for feed, bottleneck in zip(feeds, made.children(), strict=True)
-        ]
+        self.hooks = [follow(feed, bottleneck) for feed, bottleneck in zip(feeds, made.children(), strict=True)]
 
     def named(self) -> dict[str, nn.Parameter]:
         """The bottlenecks' parameters, by the number of their block."""
@@ -71,7 +66,3 @@ class Adapter(Handle):
         """Leave the feed-forwards alone."""
         for hook in self.hooks:
             hook.remove()
-
-
-def _after(bottleneck: nn.Module, feed: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    return bottleneck(output)

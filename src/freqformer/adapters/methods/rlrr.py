@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..handle import Handle, method
+from ..handle import Handle, follow, method
 from ..projections import join, linear_maps, replace, split
 
 
@@ -92,10 +92,7 @@ class Rlrr(Handle):
         self.norms = norms
         scales = nn.ModuleList(NormScale(norm) for norm in norms.values())
         self.keep(scales)
-        self.hooks = [
-            norm.register_forward_hook(partial(_after, scale))
-            for norm, scale in zip(norms.values(), scales, strict=True)
-        ]
+        self.hooks = [follow(norm, scale) for norm, scale in zip(norms.values(), scales, strict=True)]
 
     def named(self) -> dict[str, nn.Parameter]:
         """Scales and shifts by the names of the maps and norms."""
@@ -138,7 +135,3 @@ class Rlrr(Handle):
     def modules(self) -> list[nn.Module]:
         """None whose mode matters."""
         return []
-
-
-def _after(scale: nn.Module, norm: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    return scale(output)
