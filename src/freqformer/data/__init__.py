@@ -5,7 +5,7 @@ from freqformer.data.device import DeviceAugmentation
 from freqformer.data.folders import EXTENSIONS
 from freqformer.data.images import Images, UnreadableImage, decode, printable
 from freqformer.data.label_maps import LabelMaps, Region, labels_in
-from freqformer.data.masks import IGNORED
+from freqformer.data.mask_files import IGNORED
 from freqformer.data.overlays import colour_mask, overlay
 from freqformer.data.randomness import mix, seeded
 from freqformer.data.sampler import EpochBatchSampler, epoch_order

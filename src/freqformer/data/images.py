@@ -100,7 +100,7 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
     Raises:
         UnreadableImage: ``cannot read image NAME: reason``.
     """
-    return decode_with(lambda image: _to_rgb(upright(image)), source, name)
+    return decode_with(lambda image: _to_rgb(_upright(image)), source, name)
 
 
 def decode_with(finish: Callable[[Image.Image], _Decoded], source: str | Path | bytes, name: str) -> _Decoded:
@@ -137,8 +137,7 @@ def decode_with(finish: Callable[[Image.Image], _Decoded], source: str | Path | 
         raise UnreadableImage(name, " ".join(reason.split()) or type(error).__name__) from error
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turn an image in place as its EXIF orientation says; return it."""
+def _upright(image: Image.Image) -> Image.Image:
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # Damaged metadata says nothing of the orientation; the pixels are sound.

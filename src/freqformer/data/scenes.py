@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from torchvision import tv_tensors
 from tqdm import tqdm
 
 from freqformer.data.class_names import ClassFile, default_palette, find_class_file, places_among, read_class_file
-from freqformer.data.files import pack_paths, path_at
+from freqformer.data.files import Packed
 from freqformer.data.folders import image_files
 from freqformer.data.images import UnreadableImage, decode
-from freqformer.data.masks import MaskReader, check_kind, read_values
+from freqformer.data.mask_files import MaskReader, check_kind, read_values
 from freqformer.errors import FreqFormerError
 
 _WORDS = {"train": ("train", "training"), "val": ("val", "validation")}
@@ -39,7 +40,7 @@ class Scenes:
     Args:
         classes: their names, without the ignored one.
         palette: their colours, uint8 (K, 3).
-        images, masks: paths, as `pack_paths` packs them.
+        images, masks: paths.
         rows: int64 (N,), the chosen ones of them.
         reader: what the masks' values mean.
         root: the folder that the images lie in; when it is gone, so are they all.
@@ -48,8 +49,8 @@ class Scenes:
 
     classes: list[str]
     palette: np.ndarray
-    images: tuple[bytes, np.ndarray]
-    masks: tuple[bytes, np.ndarray]
+    images: Packed
+    masks: Packed
     rows: np.ndarray
     reader: MaskReader
     root: str
@@ -68,7 +69,7 @@ class Scenes:
             UnreadableImage: the image or its mask cannot be read, they differ in size, or the mask has a value that
                 means nothing.
         """
-        name, mask_path = self.name(i), path_at(*self.masks, int(self.rows[i]))
+        name, mask_path = self.name(i), os.fsdecode(self.masks[int(self.rows[i])])
         image = decode(name, name)
         mask = self.reader.read(mask_path, name)
         if mask.shape != (image.height, image.width):
@@ -78,7 +79,7 @@ class Scenes:
 
     def name(self, i: int) -> str:
         """Return the path of the i-th image."""
-        return path_at(*self.images, int(self.rows[i]))
+        return os.fsdecode(self.images[int(self.rows[i])])
 
 
 def open_scenes(
@@ -132,8 +133,10 @@ def open_scenes(
     check_kind(mask_paths, listed.colours if listed else None, ignored)
     values, names = _named(listed, mask_paths, first, ignored, classes)
     if not 2 <= len(names) <= 255:
-        found = f"{len(names)} class{'' if len(names) == 1 else 'es'}: {', '.join(names[:3])}"
-        raise FreqFormerError(f"segmentation needs 2 to 255 classes, and {file or mask_folder} has {found}")
+        found = f"{len(names)}" + (f" ({', '.join(names[:3])}, ...)" if names else "")
+        raise FreqFormerError(
+            f"segmentation needs 2 to 255 classes beside the ignored one; {file or mask_folder} has {found}"
+        )
 
     colours = listed.colours if listed else None
     own_palette = default_palette(len(names)) if colours is None else colours[np.array(values) - first]
@@ -153,8 +156,8 @@ def open_scenes(
     return Scenes(
         classes=names,
         palette=palette,
-        images=pack_paths(image_paths),
-        masks=pack_paths(mask_paths),
+        images=Packed.of(map(os.fsencode, image_paths)),
+        masks=Packed.of(map(os.fsencode, mask_paths)),
         rows=rows,
         reader=MaskReader.of(values, places, first=first, ignore_index=ignore_index, colours=colours),
         root=str(image_folder),
@@ -260,22 +263,25 @@ def _named(
         # Their number is known then, and reading all the masks would take long.
         values = [value for value in range(len(classes) + len(ignored)) if value not in ignored][: len(classes)]
         return values, list(classes)
-    largest = _largest(masks, ignored)
+    found = _found(masks) - {*ignored}
+    largest = max(found, default=-1)
+    if 255 in found and 254 not in found:
+        raise FreqFormerError(
+            f"the masks hold 255 beside {len(found) - 1} lower values: give --ignore-index 255 if it means no class; "
+            "otherwise number the classes 0, 1, 2, ..., or give --class-file"
+        )
     if largest > 255 + first:
         raise FreqFormerError(f"the masks hold values up to {largest}, and at most 255 classes; give --class-file")
     values = [value for value in range(largest + 1) if value not in ignored]
     return values, [str(value) for value in values]
 
 
-def _largest(masks: list[str], ignored: list[int]) -> int:
-    """The largest value of all the masks that is not ignored; those that cannot be read show when they are."""
-    largest = -1
-    for path in tqdm(masks, "counting the masks' classes", unit=" masks", disable=None, delay=2, leave=False):
-        try:
+def _found(masks: list[str]) -> set[int]:
+    """All the values in masks; those that cannot be read show when they are."""
+    found: set[int] = set()
+    for path in tqdm(masks, "finding the masks' classes", unit=" masks", disable=None, delay=2, leave=False):
+        with suppress(UnreadableImage):
             pixels = read_values(path)
-        except UnreadableImage:
-            continue
-        if pixels.ndim == 2:
-            values = np.unique(pixels)
-            largest = max(largest, *values[~np.isin(values, ignored)].tolist(), -1)
-    return largest
+            if pixels.ndim == 2:
+                found.update(np.unique(pixels).tolist())
+    return found
