@@ -16,7 +16,6 @@ _CLASS_FILES = (
     "class_dict.csv",
     "classes.csv",
     "classes.json",
-    "labels.txt",
     "label_colors.txt",
     "objectInfo150.txt",
 )

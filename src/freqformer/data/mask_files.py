@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +24,8 @@ class MaskReader:
 
     Args:
         table: int16 (V,), the class of each value; ``IGNORED`` where it has none, -1 where it must not occur.
-        colours: the colours of the first values, as 0xRRGGBB in rising order, int32 (C,); None refuses colour masks.
-        values: the value of each of these colours, int64 (C,).
+        colours: those that occur, as 0xRRGGBB in rising order, int32 (C,); None where colours say nothing.
+        values: what each of these colours means, as if it were the value, int64 (C,).
         allowed: what other values are not, for errors: "none of the 11 classes and not --ignore-index 255".
     """
 
@@ -50,7 +51,8 @@ class MaskReader:
             places: the class that each becomes, int64 (len(values),).
             first: the value of the first class of the list; those below it mean no class.
             ignore_index: one more value that means no class, or None.
-            colours: uint8 (N, 3), the colours of the values ``first``, ``first + 1``, ...; or None.
+            colours: uint8 (N, 3), the colours of the values ``first``, ``first + 1``, ...; or None. Where two are the
+                same they tell nothing.
         """
         allowed = f"none of the {len(values)} classes"
         ignored = list(range(first))
@@ -60,7 +62,7 @@ class MaskReader:
         table = np.full(max(255, *values, *ignored) + 2, _UNKNOWN, dtype=np.int16)
         table[list(values)] = places
         table[ignored] = IGNORED
-        if colours is None:
+        if colours is None or not _tell_apart(colours):
             return cls(table, None, np.empty(0, dtype=np.int64), allowed)
         codes = _codes(colours)
         order = np.argsort(codes, kind="stable")
@@ -90,7 +92,7 @@ class MaskReader:
         last = len(self.table) - 1  # Stands for all values that the table has no place for.
         if pixels.ndim == 3:
             if self.colours is None:
-                raise ValueError("it is in colour, and no --class-file says which colour is which class")
+                raise ValueError("it is in colour, and no class file says which colour is which class")
             codes = _codes(pixels)
             place = np.searchsorted(self.colours, codes).clip(max=len(self.colours) - 1)
             values = np.where(self.colours[place] == codes, self.values[place], last)
@@ -138,7 +140,7 @@ def read_values(path: str, image: str | None = None) -> np.ndarray:
 
 
 def check_kind(paths: Sequence[str], colours: np.ndarray | None, ignored: Sequence[int]) -> None:
-    """Look at a few masks, and refuse at once what would make every one of them unreadable or empty.
+    """Look at a few masks, and refuse at once what would make all of them unreadable or empty.
 
     Args:
         paths: the masks' files.
@@ -149,25 +151,28 @@ def check_kind(paths: Sequence[str], colours: np.ndarray | None, ignored: Sequen
         FreqFormerError: colour masks without a list of colours or with one colour for two classes; masks in black
             and white whose white is the ignored value.
     """
-    seen: set[int] = set()
+    looked_at = []
     for path in (paths[i] for i in np.linspace(0, len(paths) - 1, 8).astype(int)):
-        try:
-            pixels = read_values(path)
-        except UnreadableImage:
-            continue
-        if pixels.ndim == 2:
-            seen |= set(np.unique(pixels).tolist())
-        elif colours is None:
-            raise FreqFormerError(
-                f"the mask {path} is in colour: give --class-file with lines NAME,R,G,B, or save the classes' numbers"
-            )
-        elif len(np.unique(colours, axis=0)) < len(colours):
-            raise FreqFormerError(f"the mask {path} is in colour, and two classes of the class file have the same one")
-    if 255 in ignored and seen == {0, 255}:
+        with suppress(UnreadableImage):
+            looked_at.append(read_values(path))
+    if not looked_at:
+        return
+    if all(pixels.ndim == 3 for pixels in looked_at) and not _tell_apart(colours):
+        why = "no class file gives the classes' colours" if colours is None else "two classes have the same one"
         raise FreqFormerError(
-            f"the masks hold 0 and 255 alone, as {os.path.basename(paths[0])} does, and 255 is the ignored value: "
-            "save the classes as 0, 1, 2, ..."
+            f"the masks are in colour, as {paths[0]} is, and {why}: give --class-file with lines NAME,R,G,B, or save "
+            "each class's number"
         )
+    grey = [pixels for pixels in looked_at if pixels.ndim == 2]
+    if 255 in ignored and set().union(*(np.unique(pixels).tolist() for pixels in grey)) == {0, 255}:
+        raise FreqFormerError(
+            f"the masks in {os.path.dirname(paths[0])} hold 0 and 255 alone, and 255 is the ignored value: "
+            "save the classes as 0, 1, ..."
+        )
+
+
+def _tell_apart(colours: np.ndarray | None) -> bool:
+    return colours is not None and len(np.unique(colours, axis=0)) == len(colours)
 
 
 def _codes(colours: np.ndarray) -> np.ndarray:

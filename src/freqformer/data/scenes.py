@@ -169,7 +169,9 @@ def _folders(
     path: str | Path | None, split: str, images: str | Path | None, masks: str | Path | None
 ) -> tuple[Path, Path]:
     """Where a split's images and masks lie."""
-    flags = f"--{split}-images and --{split}-masks"
+    # Training has its own folders, and every other split is one to evaluate on.
+    part = "train" if split in _WORDS["train"] else "val"
+    flags = f"--{part}-images and --{part}-masks"
     if (images is None) != (masks is None):
         raise FreqFormerError(f"images and masks lie in two folders: give both, {flags}")
     if images is not None and masks is not None:
