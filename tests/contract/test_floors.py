@@ -19,6 +19,7 @@ FLOORS = (
         "teachers",
         "bench",
         "data",
+        "dense",
         "tasks",
         "engine",
         "tools",

@@ -7,7 +7,7 @@ from freqformer.data.images import Images, UnreadableImage, decode, printable
 from freqformer.data.label_maps import LabelMaps, Region, labels_in
 from freqformer.data.randomness import mix, seeded
 from freqformer.data.sampler import EpochBatchSampler, epoch_order
-from freqformer.data.samples import Samples, collate
+from freqformer.data.samples import AnnotatedSamples, Samples, Seeded, collate
 from freqformer.data.transforms import eval_transform, train_transform, whole_transform
 from freqformer.data.vtab import VTAB_GROUPS, VTAB_TASKS
 
@@ -16,12 +16,14 @@ __all__ = [
     "EXTENSIONS",
     "VTAB_GROUPS",
     "VTAB_TASKS",
+    "AnnotatedSamples",
     "DeviceAugmentation",
     "EpochBatchSampler",
     "Images",
     "LabelMaps",
     "Region",
     "Samples",
+    "Seeded",
     "SweepSplits",
     "UnreadableImage",
     "collate",
