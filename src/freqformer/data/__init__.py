@@ -5,15 +5,20 @@ from freqformer.data.device import DeviceAugmentation
 from freqformer.data.folders import EXTENSIONS
 from freqformer.data.images import Images, UnreadableImage, decode, printable
 from freqformer.data.label_maps import LabelMaps, Region, labels_in
+from freqformer.data.masks import IGNORED
+from freqformer.data.overlays import colour_mask, overlay
 from freqformer.data.randomness import mix, seeded
 from freqformer.data.sampler import EpochBatchSampler, epoch_order
 from freqformer.data.samples import AnnotatedSamples, Samples, Seeded, collate
+from freqformer.data.scenes import Scenes, open_scenes
+from freqformer.data.segmentation_transforms import segmentation_eval_transform, segmentation_transform
 from freqformer.data.transforms import eval_transform, train_transform, whole_transform
 from freqformer.data.vtab import VTAB_GROUPS, VTAB_TASKS
 
 __all__ = [
     "DATA_SETS",
     "EXTENSIONS",
+    "IGNORED",
     "VTAB_GROUPS",
     "VTAB_TASKS",
     "AnnotatedSamples",
@@ -23,18 +28,24 @@ __all__ = [
     "LabelMaps",
     "Region",
     "Samples",
+    "Scenes",
     "Seeded",
     "SweepSplits",
     "UnreadableImage",
     "collate",
+    "colour_mask",
     "decode",
     "epoch_order",
     "eval_transform",
     "labels_in",
     "mix",
     "open_images",
+    "open_scenes",
+    "overlay",
     "printable",
     "seeded",
+    "segmentation_eval_transform",
+    "segmentation_transform",
     "splits_of",
     "sweep_splits",
     "train_transform",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from freqformer.data.cifar import open_cifar
+from freqformer.data.class_names import places_among
 from freqformer.data.fine_grained import open_cars, open_flowers, open_pets
 from freqformer.data.folders import open_folders
 from freqformer.data.hub import VALIDATION, hub_splits, open_hub
@@ -208,21 +209,8 @@ def _existing(name: str, path: str | Path | None) -> Path:
 
 
 def _follow(images: Images, classes: list[str], *, fewer: bool) -> Images:
-    own = images.classes
-    if own == classes:
-        # By number: names may repeat, as ImageNet's English ones do.
-        return images
-    by_name = set(own) <= set(classes)
-    if len(own) != len(classes) and not (fewer and by_name):
-        raise FreqFormerError(
-            f"class-count mismatch: the data has {len(own)} classes and the model {len(classes)}; "
-            "use the data set that the model was trained on"
-        )
-    if not by_name:
-        return replace(images, classes=classes)
-    target_of = {c: target for target, c in enumerate(classes)}
-    table = np.array([target_of[c] for c in own], dtype=np.int64)
-    return replace(images, classes=classes, targets=table[images.targets])
+    places = places_among(images.classes, classes, fewer=fewer)
+    return replace(images, classes=classes, targets=places[images.targets])
 
 
 def _open_digits(split: str) -> Images:

@@ -24,13 +24,13 @@ def open_files(classes: list[str], paths: Sequence[str], targets: Sequence[int],
     Returns:
         The images in the order of the paths; none is looked at before it is asked for.
     """
-    blob, ends = _pack(paths)
+    blob, ends = pack_paths(paths)
     return Images(
         classes=classes,
         targets=np.array(targets, dtype=np.int64),
         rows=np.arange(len(paths)),
         read=partial(_read, blob, ends),
-        identify=partial(_path, blob, ends),
+        identify=partial(path_at, blob, ends),
         root=str(root),
     )
 
@@ -52,16 +52,18 @@ def require_some(name: str, root: Path, paths: Sequence[str]) -> None:
         raise FreqFormerError(f"{name}: none of the listed images is there, the first is {paths[0]}; check --data-path")
 
 
-def _pack(paths: Sequence[str]) -> tuple[bytes, np.ndarray]:
+def pack_paths(paths: Sequence[str]) -> tuple[bytes, np.ndarray]:
+    """Put paths one after the other: their bytes, and where each begins and ends, int64 (N + 1,)."""
     # A million str objects would be copied page by page into every worker as their reference counts change.
     encoded = [os.fsencode(path) for path in paths]
     return b"".join(encoded), np.cumsum([0, *map(len, encoded)])
 
 
-def _path(blob: bytes, ends: np.ndarray, row: int) -> str:
+def path_at(blob: bytes, ends: np.ndarray, row: int) -> str:
+    """Return one of the paths that `pack_paths` packed."""
     return os.fsdecode(blob[ends[row] : ends[row + 1]])
 
 
 def _read(blob: bytes, ends: np.ndarray, row: int) -> Image.Image:
-    path = _path(blob, ends, row)
+    path = path_at(blob, ends, row)
     return decode(path, path)

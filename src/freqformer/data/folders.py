@@ -67,7 +67,7 @@ def open_folders(name: str, root: Path, split: str) -> Images:
     paths: list[str] = []
     targets: list[int] = []
     for c in tqdm(own, f"listing {folder.name}", unit=" classes", disable=None, delay=2, leave=False):
-        files = sorted(_image_files(folder / c))
+        files = sorted(image_files(folder / c))
         if not files:
             raise FreqFormerError(f"{name}: the class folder {folder / c} has no images; fill or delete it")
         paths += files
@@ -79,7 +79,7 @@ def _class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
 
 
-def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
+def image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
     """Yield the path of every image file below a folder, broken links among them."""
     real = os.path.realpath(folder)
     if real in above:  # A link to a folder above would never end.
@@ -90,6 +90,6 @@ def _image_files(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[
                 continue
             # A link to itself makes entry.is_dir() raise.
             if entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path)):
-                yield from _image_files(Path(entry.path), above | {real})
+                yield from image_files(Path(entry.path), above | {real})
             elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
                 yield entry.path

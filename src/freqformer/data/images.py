@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,6 +15,8 @@ from freqformer.errors import FreqFormerError
 
 # Only what photographs come in: among Pillow's other formats are some that start programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+
+_Decoded = TypeVar("_Decoded")
 
 
 class UnreadableImage(FreqFormerError):
@@ -97,6 +100,23 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
     Raises:
         UnreadableImage: ``cannot read image NAME: reason``.
     """
+    return decode_with(lambda image: _to_rgb(upright(image)), source, name)
+
+
+def decode_with(finish: Callable[[Image.Image], _Decoded], source: str | Path | bytes, name: str) -> _Decoded:
+    """Open an image file and make something of its pixels.
+
+    Args:
+        finish: from the loaded image, its first frame, as it is stored; what it raises makes the image unreadable.
+        source: a path, or the file's bytes.
+        name: what an error calls the image.
+
+    Returns:
+        What ``finish`` makes.
+
+    Raises:
+        UnreadableImage: ``cannot read image NAME: reason``.
+    """
     try:
         size = len(source) if isinstance(source, bytes) else os.stat(source).st_size
         if size == 0:
@@ -107,7 +127,7 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(stream, formats=_FORMATS) as image:
                 image.load()
-                return _to_rgb(_upright(image))
+                return finish(image)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -117,7 +137,8 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
         raise UnreadableImage(name, " ".join(reason.split()) or type(error).__name__) from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Turn an image in place as its EXIF orientation says; return it."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # Damaged metadata says nothing of the orientation; the pixels are sound.
