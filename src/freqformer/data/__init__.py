@@ -1,6 +1,8 @@
 """Data sets, their samples' transforms, and the order and randomness of training."""
 
+from freqformer.data.coco import Instances, open_instances
 from freqformer.data.datasets import DATA_SETS, SweepSplits, open_images, splits_of, sweep_splits
+from freqformer.data.detection_transforms import detection_transform, shortest_edge
 from freqformer.data.device import DeviceAugmentation
 from freqformer.data.folders import EXTENSIONS
 from freqformer.data.images import Images, UnreadableImage, decode, printable
@@ -19,6 +21,7 @@ __all__ = [
     "DeviceAugmentation",
     "EpochBatchSampler",
     "Images",
+    "Instances",
     "LabelMaps",
     "Region",
     "Samples",
@@ -26,13 +29,16 @@ __all__ = [
     "UnreadableImage",
     "collate",
     "decode",
+    "detection_transform",
     "epoch_order",
     "eval_transform",
     "labels_in",
     "mix",
     "open_images",
+    "open_instances",
     "printable",
     "seeded",
+    "shortest_edge",
     "splits_of",
     "sweep_splits",
     "train_transform",

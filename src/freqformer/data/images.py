@@ -82,17 +82,18 @@ def identify_number(prefix: str, row: int) -> str:
     return f"{prefix}/{row:06d}"
 
 
-def decode(source: str | Path | bytes, name: str) -> Image.Image:
-    """Decode an image file to 8-bit RGB, upright.
+def decode(source: str | Path | bytes, name: str, *, upright: bool = True) -> Image.Image:
+    """Decode an image file to 8-bit RGB.
 
     The first frame is taken of an animation, transparency is dropped and 16-bit grey is scaled to 8 bits.
 
     Args:
         source: a path, or the file's bytes.
         name: what an error calls the image.
+        upright: apply the EXIF orientation.
 
     Returns:
-        A loaded image of mode RGB with the EXIF orientation applied.
+        A loaded image of mode RGB.
 
     Raises:
         UnreadableImage: ``cannot read image NAME: reason``.
@@ -107,7 +108,7 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(stream, formats=_FORMATS) as image:
                 image.load()
-                return _to_rgb(_upright(image))
+                return _to_rgb(_upright(image) if upright else image)
     except UnreadableImage:
         raise
     except UnidentifiedImageError:
@@ -115,6 +116,19 @@ def decode(source: str | Path | bytes, name: str) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UnreadableImage(name, " ".join(reason.split()) or type(error).__name__) from error
+
+
+def upright_size(path: str) -> tuple[int, int] | None:
+    """Return (H, W) of an image file as `decode` would give it, from its header alone; None where it has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                # The tag of the orientation; from 5 on the image lies on its side.
+                turned = image.getexif().get(0x0112, 1) in range(5, 9)
+                return image.size if turned else image.size[::-1]
+    except Exception:  # As of `decode`.
+        return None
 
 
 def _upright(image: Image.Image) -> Image.Image:
