@@ -1,6 +1,8 @@
 """Data sets, their samples' transforms, and the order and randomness of training."""
 
+from freqformer.data.coco import Instances, open_instances
 from freqformer.data.datasets import DATA_SETS, SweepSplits, open_images, splits_of, sweep_splits
+from freqformer.data.detection_transforms import detection_transform, shortest_edge
 from freqformer.data.device import DeviceAugmentation
 from freqformer.data.folders import EXTENSIONS
 from freqformer.data.images import Images, UnreadableImage, decode, printable
@@ -25,6 +27,7 @@ __all__ = [
     "DeviceAugmentation",
     "EpochBatchSampler",
     "Images",
+    "Instances",
     "LabelMaps",
     "Region",
     "Samples",
@@ -35,17 +38,20 @@ __all__ = [
     "collate",
     "colour_mask",
     "decode",
+    "detection_transform",
     "epoch_order",
     "eval_transform",
     "labels_in",
     "mix",
     "open_images",
+    "open_instances",
     "open_scenes",
     "overlay",
     "printable",
     "seeded",
     "segmentation_eval_transform",
     "segmentation_transform",
+    "shortest_edge",
     "splits_of",
     "sweep_splits",
     "train_transform",

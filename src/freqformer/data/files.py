@@ -1,7 +1,8 @@
 """Images that lie in files of their own: a split is a list of paths."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,33 @@ from PIL import Image
 
 from freqformer.data.images import Images, decode
 from freqformer.errors import FreqFormerError
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A sequence of byte strings in one.
+
+    A million objects would be copied page by page into every worker as their reference counts change.
+
+    Args:
+        blob: all of them in a row.
+        ends: int64 (N + 1,), where each begins, and the last ends.
+    """
+
+    blob: bytes
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, strings: Iterable[bytes]) -> "Packed":
+        """Pack byte strings."""
+        strings = list(strings)
+        return cls(b"".join(strings), np.cumsum([0, *map(len, strings)]))
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def __getitem__(self, row: int) -> bytes:
+        return self.blob[self.ends[row] : self.ends[row + 1]]
 
 
 def open_files(classes: list[str], paths: Sequence[str], targets: Sequence[int], root: Path) -> Images:
@@ -24,13 +52,13 @@ def open_files(classes: list[str], paths: Sequence[str], targets: Sequence[int],
     Returns:
         The images in the order of the paths; none is looked at before it is asked for.
     """
-    blob, ends = pack_paths(paths)
+    packed = pack_paths(paths)
     return Images(
         classes=classes,
         targets=np.array(targets, dtype=np.int64),
         rows=np.arange(len(paths)),
-        read=partial(_read, blob, ends),
-        identify=partial(path_at, blob, ends),
+        read=partial(_read, packed),
+        identify=partial(path_at, packed),
         root=str(root),
     )
 
@@ -52,18 +80,16 @@ def require_some(name: str, root: Path, paths: Sequence[str]) -> None:
         raise FreqFormerError(f"{name}: none of the listed images is there, the first is {paths[0]}; check --data-path")
 
 
-def pack_paths(paths: Sequence[str]) -> tuple[bytes, np.ndarray]:
-    """Put paths one after the other: their bytes, and where each begins and ends, int64 (N + 1,)."""
-    # A million str objects would be copied page by page into every worker as their reference counts change.
-    encoded = [os.fsencode(path) for path in paths]
-    return b"".join(encoded), np.cumsum([0, *map(len, encoded)])
+def pack_paths(paths: Iterable[str]) -> Packed:
+    """Put paths one after the other."""
+    return Packed.of(map(os.fsencode, paths))
 
 
-def path_at(blob: bytes, ends: np.ndarray, row: int) -> str:
+def path_at(paths: Packed, row: int) -> str:
     """Return one of the paths that `pack_paths` packed."""
-    return os.fsdecode(blob[ends[row] : ends[row + 1]])
+    return os.fsdecode(paths[row])
 
 
-def _read(blob: bytes, ends: np.ndarray, row: int) -> Image.Image:
-    path = path_at(blob, ends, row)
+def _read(paths: Packed, row: int) -> Image.Image:
+    path = path_at(paths, row)
     return decode(path, path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from freqformer.data.images import UnreadableImage, decode_with, upright
+from freqformer.data.images import UnreadableImage, decode_with, turn_upright
 from freqformer.errors import FreqFormerError
 
 IGNORED = 255
@@ -122,7 +122,7 @@ def read_values(path: str, image: str | None = None) -> np.ndarray:
     def finish(mask: Image.Image) -> np.ndarray:
         # A tag that only the mask has was never looked at by those who drew it.
         if image is not None and _turned(mask) and decode_with(_turned, image, image):
-            mask = upright(mask)
+            mask = turn_upright(mask)
         if mask.mode == "F":
             raise ValueError("its pixels are floating-point numbers; save the classes as integers")
         if mask.mode in ("LA", "La"):
@@ -177,5 +177,5 @@ def _codes(colours: np.ndarray) -> np.ndarray:
 def _turned(image: Image.Image) -> bool:
     try:
         return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-    except Exception:  # As `upright` does, which leaves such an image as it is.
+    except Exception:  # As `turn_upright` does, which leaves such an image as it is.
         return False

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from tqdm import tqdm
 
 from freqformer.data.class_names import ClassFile, default_palette, find_class_file, places_among, read_class_file
-from freqformer.data.files import pack_paths, path_at
+from freqformer.data.files import Packed, pack_paths, path_at
 from freqformer.data.folders import image_files
 from freqformer.data.images import UnreadableImage, decode
 from freqformer.data.masks import MaskReader, check_kind, read_values
@@ -48,8 +48,8 @@ class Scenes:
 
     classes: list[str]
     palette: np.ndarray
-    images: tuple[bytes, np.ndarray]
-    masks: tuple[bytes, np.ndarray]
+    images: Packed
+    masks: Packed
     rows: np.ndarray
     reader: MaskReader
     root: str
@@ -68,7 +68,7 @@ class Scenes:
             UnreadableImage: the image or its mask cannot be read, they differ in size, or the mask has a value that
                 means nothing.
         """
-        name, mask_path = self.name(i), path_at(*self.masks, int(self.rows[i]))
+        name, mask_path = self.name(i), path_at(self.masks, int(self.rows[i]))
         image = decode(name, name)
         mask = self.reader.read(mask_path, name)
         if mask.shape != (image.height, image.width):
@@ -78,7 +78,7 @@ class Scenes:
 
     def name(self, i: int) -> str:
         """Return the path of the i-th image."""
-        return path_at(*self.images, int(self.rows[i]))
+        return path_at(self.images, int(self.rows[i]))
 
 
 def open_scenes(

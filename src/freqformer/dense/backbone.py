@@ -168,7 +168,8 @@ def make_backbone(
     # timm's extractors say how their features lie; where they do not they are as convolutions have them.
     layout = getattr(getattr(network, "output_fmt", None), "value", "NCHW")
     whole: Any = getattr(network, "model", network)
-    cfg = getattr(whole, "pretrained_cfg", None) or timm.get_pretrained_cfg(arch).to_dict()
+    published: Any = timm.get_pretrained_cfg(arch)
+    cfg = getattr(whole, "pretrained_cfg", None) or published.to_dict()
     return Backbone(
         network,
         layout=layout,

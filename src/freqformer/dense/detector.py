@@ -225,8 +225,8 @@ def create_detector(
     pyramid = Pyramid(body, fpn_channels, norm, strides, extra)
     octave = [2 ** (third / 3) for third in range(3)] if one_stage else [1.0]
     generator = AnchorGenerator(
-        tuple(tuple(side * step for step in octave) for side in anchors),  # type: ignore[arg-type]
-        (tuple(anchor_ratios),) * levels,  # type: ignore[arg-type]
+        tuple(tuple(side * step for step in octave) for side in anchors),
+        (tuple(anchor_ratios),) * levels,
     )
     per_place = generator.num_anchors_per_location()[0]
     shared: dict[str, Any] = {"image_mean": body.cfg["mean"], "image_std": body.cfg["std"]}

@@ -167,8 +167,10 @@ def gfnet_h_b(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
 
 @register_model
 def gfnet_h_n(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
-    """GFNet-H-N, ours: a pyramid of 1.8 M parameters for small data and slow machines."""
-    return _pyramid("gfnet_h_n", pretrained, kwargs, embed_dims=(32, 64, 128, 256), depths=(1, 1, 2, 1), layer_scale=None)
+    """GFNet-H-N, ours: a pyramid of 1.6 M parameters for small data and slow machines."""
+    return _pyramid(
+        "gfnet_h_n", pretrained, kwargs, embed_dims=(32, 64, 128, 256), depths=(1, 1, 2, 1), layer_scale=None
+    )
 
 
 @register_model

@@ -1,14 +1,11 @@
 """What runs of detection and segmentation share: the backbone, the data's folder, and what a checkpoint says."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..dense import Detector, Segmenter, describe_dense
-from ..errors import FreqFormerError
 from .config import RunConfig, require
 from .images import require_size
 from .task import Task

@@ -1,6 +1,5 @@
 """Detection and instance segmentation."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints import write_whole
 from ..data import AnnotatedSamples, Instances, detection_transform, open_instances
 from ..dense import DETECTORS, Detector, create_detector
 from .coco_scores import coco_report, results_for, results_of, write_results
 from .config import require
 from .dense import DenseConfig, DenseTask
-from .dense_pictures import draw_instances, draw_per_class, page
+from .dense_pictures import draw_per_class
 from .task import Batch
 
 _EXAMPLES = 8
@@ -133,10 +131,16 @@ class DetectionConfig(DenseConfig):
         masks = self.detector == "maskrcnn"
         where = {"path": self.data_path, "images": self.images, "masks": masks}
         train = open_instances(
-            split=self.train_split, annotations=self.train_json, limit=self.limit_train, **where  # type: ignore[arg-type]
+            split=self.train_split,
+            annotations=self.train_json,
+            limit=self.limit_train,
+            **where,  # type: ignore[arg-type]
         )
         val = open_instances(
-            split=self.val_split, annotations=self.val_json, classes=train.classes, **where  # type: ignore[arg-type]
+            split=self.val_split,
+            annotations=self.val_json,
+            classes=train.classes,
+            **where,  # type: ignore[arg-type]
         )
         shorter, longest = sides(self.input_size)
         augment = detection_transform(

@@ -236,7 +236,9 @@ class Segmentation(DenseTask):
             image, mask = self.val.load(index)
             rows.append(
                 [
-                    Image.fromarray(overlay(pictures.pil_to_tensor(image).permute(1, 2, 0).numpy(), one, self.val.palette))
+                    Image.fromarray(
+                        overlay(pictures.pil_to_tensor(image).permute(1, 2, 0).numpy(), one, self.val.palette)
+                    )
                     for one in (mask.numpy(), predicted.numpy())
                 ]
             )
@@ -244,9 +246,7 @@ class Segmentation(DenseTask):
         draw_per_class(self.per_class(), folder / "per_class.png")
 
 
-def segment_logits(
-    model: Segmenter, image: Tensor, size: tuple[int, int], mode: str, window: Sequence[int]
-) -> Tensor:
+def segment_logits(model: Segmenter, image: Tensor, size: tuple[int, int], mode: str, window: Sequence[int]) -> Tensor:
     """The logits of an image at a size.
 
     Args:
