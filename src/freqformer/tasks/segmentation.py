@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -12,7 +13,6 @@ from timm.layers import to_2tuple
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
-from torchvision.transforms.v2 import functional as pictures
 
 from ..data import (
     IGNORED,
@@ -24,6 +24,7 @@ from ..data import (
     segmentation_transform,
 )
 from ..dense import DECODERS, Segmenter, create_segmenter
+from ..tables import write_csv
 from .config import require
 from .dense import DenseConfig, DenseTask
 from .dense_pictures import draw_per_class, page
@@ -53,7 +54,7 @@ class SegmentationConfig(DenseConfig):
     val_masks: str | None = None
     """The folder of their masks."""
     class_file: str | None = None
-    """The classes' names, a line each, or with their colours; by default classes.txt and its like in the data's folder."""
+    """The classes' names, a line each, or with colours; by default classes.txt or its like in the data's folder."""
     ignore_index: int | None = 255
     """The value of mask pixels without a class."""
     input_size: int | tuple[int, int] = 512
@@ -231,19 +232,19 @@ class Segmentation(DenseTask):
 
     def draw(self, folder: Path) -> None:
         """Write ``predictions.png``, the first images with their masks and predictions, and ``per_class.png``."""
+        names, palette = self.model.label_names, self.val.palette
         rows = []
         for index, predicted in self._examples:
             image, mask = self.val.load(index)
-            rows.append(
-                [
-                    Image.fromarray(
-                        overlay(pictures.pil_to_tensor(image).permute(1, 2, 0).numpy(), one, self.val.palette)
-                    )
-                    for one in (mask.numpy(), predicted.numpy())
-                ]
-            )
-        page(rows, ["annotated", "predicted"], folder / "predictions.png")
-        draw_per_class(self.per_class(), folder / "per_class.png")
+            pixels = np.asarray(image)
+            rows.append([Image.fromarray(overlay(pixels, one.numpy(), palette)) for one in (mask, predicted)])
+        legend = {name: tuple(colour) for name, colour in zip(names, palette.tolist(), strict=True)}
+        page(rows, ["annotated", "predicted"], folder / "predictions.png", legend=legend)
+        draw_per_class(self.per_class(), folder / "per_class.png", "IoU")
+
+    def keep(self, folder: Path) -> None:
+        """Write each class's scores."""
+        write_csv(folder / "per_class.csv", self.per_class())
 
 
 def segment_logits(model: Segmenter, image: Tensor, size: tuple[int, int], mode: str, window: Sequence[int]) -> Tensor:
