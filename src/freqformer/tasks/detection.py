@@ -1,22 +1,30 @@
 """Detection and instance segmentation."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from ..data import AnnotatedSamples, Instances, detection_transform, open_instances
 from ..dense import DETECTORS, Detector, create_detector
+from ..errors import FreqFormerError
+from ..tables import write_csv
 from .coco_scores import coco_report, results_for, results_of, write_results
 from .config import require
 from .dense import DenseConfig, DenseTask
-from .dense_pictures import draw_per_class
+from .dense_pictures import Colour, class_colours, draw_instances, draw_per_class, page
 from .task import Batch
 
 _EXAMPLES = 8
+SHOWN = 0.5
+"""Pictures show detections of greater scores."""
 # Each of an epoch's line; the others are in metrics.json.
 _LOGGED = ("AP", "AP50", "AP75")
 
@@ -151,6 +159,8 @@ class DetectionConfig(DenseConfig):
             color_jitter=self.color_jitter,
             jitter_scale=self.scale_jitter,
         )
+        if not len(val.labels):
+            raise FreqFormerError("the annotations to evaluate on have no object: check --val-json and --val-split")
         task = Detection(self, self.make_model(train.classes), val)
         return task, AnnotatedSamples(train, augment, self.seed), evaluation_instances(val)
 
@@ -198,9 +208,7 @@ class Detection(DenseTask):
             return
         for index, found in zip(batch["index"], self.model(batch["image"]), strict=True):
             self._seen.append(index)
-            self.results += results_of(
-                self.val.image_id(index), found, self.val.category_ids, masks=self.model.has_masks
-            )
+            self.results += results_of(self.val.number(index), found, self.val.category_ids, masks=self.model.has_masks)
             if len(self._examples) < _EXAMPLES:
                 self._examples.append((index, {name: value.cpu() for name, value in found.items()}))
 
@@ -212,16 +220,59 @@ class Detection(DenseTask):
         scores, self.per_class = coco_report(
             self.val.ground_truth(sorted(self._seen)), self.results, self.kinds, max_dets=limit
         )
-        shown = {prefix + name for prefix in ("", "mask_") for name in _LOGGED}
-        every = {name for name in scores} if not self.trainer.training else shown
-        self.log_dict({f"val/{name}": value for name, value in scores.items() if name in every}, prog_bar=False)
+        if self.trainer.state.fn is TrainerFn.FITTING:
+            scores = {name: value for name, value in scores.items() if name.removeprefix("mask_") in _LOGGED}
+        # What there is nothing of has no score.
+        self.log_dict({f"val/{name}": value for name, value in scores.items() if not math.isnan(value)})
 
     def draw(self, folder: Path) -> None:
         """Write ``predictions.png``, the first images with what is there and what was found, and ``per_class.png``."""
-        draw_examples(self.val, self._examples, folder / "predictions.png")
+        colours = class_colours(self.model.label_names)
+        rows = []
+        for index, found in self._examples:
+            image, target = self.val.load(index)
+            names = [self.model.label_names[label] for label in target["labels"].tolist()]
+            rows.append(
+                [
+                    draw_instances(image, target["boxes"], names, None, target.get("masks"), colours=colours),
+                    draw_detection(image, found, self.model.label_names, colours),
+                ]
+            )
+        page(rows, ["annotated", f"found, scores above {SHOWN}"], folder / "predictions.png", legend=colours)
         draw_per_class(self.per_class, folder / "per_class.png")
 
     def keep(self, folder: Path) -> None:
-        """Write the detections in COCO's result format."""
+        """Write the detections in COCO's result format, and each class's scores."""
+        write_csv(folder / "per_class.csv", self.per_class)
         for kind in self.kinds:
             write_results(folder / f"results.{kind}.json", results_for(self.results, kind))
+
+
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Shorter and longest side of images; of a shorter side alone the longest has COCO's relation, 1333 to 800."""
+    return (size, round(size * 1333 / 800)) if isinstance(size, int) else size
+
+
+def evaluation_instances(images: Instances) -> AnnotatedSamples:
+    """Images as they are, which a detector resizes itself."""
+    return AnnotatedSamples(images, _as_it_is)
+
+
+def draw_detection(
+    image: Image.Image, found: dict[str, Tensor], names: Sequence[str], colours: Mapping[str, Colour]
+) -> Image.Image:
+    """Draw an image's detections of a score above ``SHOWN``.
+
+    Args:
+        image: an RGB image.
+        found: what a `Detector` gives for it.
+        names: of the classes.
+        colours: by name.
+    """
+    shown = {name: value[found["scores"] > SHOWN] for name, value in found.items()}
+    labels = [names[label] for label in shown["labels"].tolist()]
+    return draw_instances(image, shown["boxes"], labels, shown["scores"], shown.get("masks"), colours=colours)
+
+
+def _as_it_is(image: Image.Image, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    return F.pil_to_tensor(image), {}
