@@ -12,13 +12,25 @@ import freqformer
 PACKAGE = Path(freqformer.__file__).parent
 # From the ground up: a module imports its own package and those listed before it.
 FLOORS = (
-    *("errors", "launchers", "torchscript", "checkpoints", "compiling", "ops", "layers", "models", "adapters"),
+    *(
+        "errors",
+        "launchers",
+        "torchscript",
+        "checkpoints",
+        "tables",
+        "compiling",
+        "ops",
+        "layers",
+        "models",
+        "adapters",
+    ),
     *(
         "onnx_model",
         "factory",
         "teachers",
         "bench",
         "data",
+        "dense",
         "tasks",
         "engine",
         "tools",

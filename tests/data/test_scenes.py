@@ -197,7 +197,7 @@ def test_the_ignored_class_leaves_the_list(tmp_path, ignored, expected, in_colou
 @given(st.data())
 def test_values_and_classes_correspond(data):
     """Whatever is ignored and whatever order is followed, a value's name is the name of its class."""
-    from freqformer.data.mask_files import MaskReader
+    from freqformer.data.masks import MaskReader
 
     count, first = data.draw(st.integers(2, 255)), data.draw(st.integers(0, 1))
     ignore = data.draw(st.none() | st.integers(0, 300))

@@ -196,6 +196,8 @@ def flags_of(config):
         flag = "--" + name.replace("_", "-")
         if isinstance(value, bool):
             words += [flag] if value else []
+        elif isinstance(value, list):
+            words += [flag, *map(str, value)]
         elif value != {}:
             words += [] if value is None and name != "lr_base_batch" else [flag, _text(value)]
     return words

@@ -52,13 +52,13 @@ def open_files(classes: list[str], paths: Sequence[str], targets: Sequence[int],
     Returns:
         The images in the order of the paths; none is looked at before it is asked for.
     """
-    packed = Packed.of(map(os.fsencode, paths))
+    packed = pack_paths(paths)
     return Images(
         classes=classes,
         targets=np.array(targets, dtype=np.int64),
         rows=np.arange(len(paths)),
         read=partial(_read, packed),
-        identify=partial(_path, packed),
+        identify=partial(path_at, packed),
         root=str(root),
     )
 
@@ -80,10 +80,16 @@ def require_some(name: str, root: Path, paths: Sequence[str]) -> None:
         raise FreqFormerError(f"{name}: none of the listed images is there, the first is {paths[0]}; check --data-path")
 
 
-def _path(paths: Packed, row: int) -> str:
+def pack_paths(paths: Iterable[str]) -> Packed:
+    """Put paths one after the other."""
+    return Packed.of(map(os.fsencode, paths))
+
+
+def path_at(paths: Packed, row: int) -> str:
+    """Return one of the paths that `pack_paths` packed."""
     return os.fsdecode(paths[row])
 
 
 def _read(paths: Packed, row: int) -> Image.Image:
-    path = _path(paths, row)
+    path = path_at(paths, row)
     return decode(path, path)

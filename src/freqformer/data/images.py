@@ -85,22 +85,23 @@ def identify_number(prefix: str, row: int) -> str:
     return f"{prefix}/{row:06d}"
 
 
-def decode(source: str | Path | bytes, name: str) -> Image.Image:
-    """Decode an image file to 8-bit RGB, upright.
+def decode(source: str | Path | bytes, name: str, *, upright: bool = True) -> Image.Image:
+    """Decode an image file to 8-bit RGB.
 
     The first frame is taken of an animation, transparency is dropped and 16-bit grey is scaled to 8 bits.
 
     Args:
         source: a path, or the file's bytes.
         name: what an error calls the image.
+        upright: apply the EXIF orientation.
 
     Returns:
-        A loaded image of mode RGB with the EXIF orientation applied.
+        A loaded image of mode RGB.
 
     Raises:
         UnreadableImage: ``cannot read image NAME: reason``.
     """
-    return decode_with(lambda image: _to_rgb(_upright(image)), source, name)
+    return decode_with(lambda image: _to_rgb(turn_upright(image) if upright else image), source, name)
 
 
 def decode_with(finish: Callable[[Image.Image], _Decoded], source: str | Path | bytes, name: str) -> _Decoded:
@@ -137,7 +138,21 @@ def decode_with(finish: Callable[[Image.Image], _Decoded], source: str | Path | 
         raise UnreadableImage(name, " ".join(reason.split()) or type(error).__name__) from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright_size(path: str) -> tuple[int, int] | None:
+    """Return (H, W) of an image file as `decode` would give it, from its header alone; None where it has none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                # The tag of the orientation; from 5 on the image lies on its side.
+                turned = image.getexif().get(0x0112, 1) in range(5, 9)
+                return image.size if turned else image.size[::-1]
+    except Exception:  # As of `decode`.
+        return None
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Turn an image in place as its EXIF orientation says; return it."""
     try:
         ImageOps.exif_transpose(image, in_place=True)
     except Exception:  # Damaged metadata says nothing of the orientation; the pixels are sound.

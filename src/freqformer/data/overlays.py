@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from freqformer.data.mask_files import IGNORED
+from freqformer.data.masks import IGNORED
 from freqformer.errors import FreqFormerError
 
 # As PASCAL VOC draws it.

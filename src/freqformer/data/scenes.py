@@ -15,10 +15,10 @@ from torchvision import tv_tensors
 from tqdm import tqdm
 
 from freqformer.data.class_names import ClassFile, default_palette, find_class_file, places_among, read_class_file
-from freqformer.data.files import Packed
+from freqformer.data.files import Packed, pack_paths, path_at
 from freqformer.data.folders import image_files
 from freqformer.data.images import UnreadableImage, decode
-from freqformer.data.mask_files import MaskReader, check_kind, read_values
+from freqformer.data.masks import MaskReader, check_kind, read_values
 from freqformer.errors import FreqFormerError
 
 _WORDS = {"train": ("train", "training"), "val": ("val", "validation")}
@@ -69,7 +69,7 @@ class Scenes:
             UnreadableImage: the image or its mask cannot be read, they differ in size, or the mask has a value that
                 means nothing.
         """
-        name, mask_path = self.name(i), os.fsdecode(self.masks[int(self.rows[i])])
+        name, mask_path = self.name(i), path_at(self.masks, int(self.rows[i]))
         image = decode(name, name)
         mask = self.reader.read(mask_path, name)
         if mask.shape != (image.height, image.width):
@@ -79,7 +79,7 @@ class Scenes:
 
     def name(self, i: int) -> str:
         """Return the path of the i-th image."""
-        return os.fsdecode(self.images[int(self.rows[i])])
+        return path_at(self.images, int(self.rows[i]))
 
 
 def open_scenes(
@@ -156,8 +156,8 @@ def open_scenes(
     return Scenes(
         classes=names,
         palette=palette,
-        images=Packed.of(map(os.fsencode, image_paths)),
-        masks=Packed.of(map(os.fsencode, mask_paths)),
+        images=pack_paths(image_paths),
+        masks=pack_paths(mask_paths),
         rows=rows,
         reader=MaskReader.of(values, places, first=first, ignore_index=ignore_index, colours=colours),
         root=str(image_folder),

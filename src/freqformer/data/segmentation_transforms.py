@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from freqformer.data.mask_files import IGNORED
+from freqformer.data.masks import IGNORED
 from freqformer.errors import FreqFormerError
 
 SceneTransform = Callable[[Image.Image, Tensor], tuple[Tensor, Tensor]]

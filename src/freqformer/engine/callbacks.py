@@ -16,6 +16,22 @@ from .processes import gathered, rank, world_size
 from .storage import METRICS, RAW_WEIGHTS
 
 
+class EvaluateEvery(Callback):
+    """Has the Trainer evaluate after every so many epochs, and after the last one.
+
+    Args:
+        epochs: how many.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set what the Trainer asks for at the epoch's end; a run resumed in the midst of one starts none."""
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        trainer.check_val_every_n_epoch = 1 if is_last else self.epochs
+
+
 class Record(Callback):
     """Keeps each epoch's figures in ``metrics.json``, draws ``curves.png`` and prints a line per epoch."""
 
@@ -23,6 +39,7 @@ class Record(Callback):
         self.folder = folder
         self.history: list[dict[str, Any]] = []
         self._seconds, self._since = 0.0, 0.0
+        self._evaluated = False
         self._loss_sum, self._steps = torch.zeros(()), torch.zeros((), dtype=torch.int64)
 
     def state_dict(self) -> dict[str, Any]:
@@ -58,6 +75,10 @@ class Record(Callback):
         self._loss_sum = self._loss_sum.to(loss.device) + loss.where(finite, 0)
         self._steps = self._steps.to(loss.device) + finite
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """This epoch has scores."""
+        self._evaluated = True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write down the epoch."""
         now = time.monotonic()
@@ -65,12 +86,14 @@ class Record(Callback):
         row = {
             "epoch": trainer.current_epoch + 1,
             "train/loss": sum(gathered(float(self._loss_sum))) / world_size() / max(int(self._steps), 1),
-            **{name: value for name, value in metrics.items() if name.startswith("val/")},
+            # Lightning still has the scores of the last epoch that was evaluated.
+            **{name: value for name, value in metrics.items() if name.startswith("val/") and self._evaluated},
             # Layer-wise decay gives the deeper groups smaller ones.
             "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
             "seconds": self._seconds + now - self._since,
         }
         self.history.append(row)
+        self._evaluated = False
         self._seconds, self._since, self._loss_sum, self._steps = (
             0.0,
             now,
@@ -101,6 +124,9 @@ class BestModel(Checkpoint):
 
     def export(self) -> None:
         """Export the best checkpoint, if it is not exported yet."""
+        if not self.best.exists():
+            # No epoch has been evaluated yet.
+            return
         changed = self.best.stat().st_mtime_ns
         if changed == self._exported:
             return

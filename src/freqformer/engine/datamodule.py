@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from ..data import EpochBatchSampler, collate
+from ..data import EpochBatchSampler, Seeded
 from ..errors import FreqFormerError, RunFailed
 from ..tasks import RunConfig
 from .processes import rank, world_size
@@ -25,7 +25,7 @@ class RunData(LightningDataModule):
         val: samples that take an index.
     """
 
-    def __init__(self, config: RunConfig, train: Dataset, val: Dataset) -> None:
+    def __init__(self, config: RunConfig, train: Seeded, val: Seeded) -> None:
         super().__init__()
         self.config, self.train, self.val = config, train, val
 
@@ -36,7 +36,7 @@ class RunData(LightningDataModule):
             FreqFormerError: the training split is smaller than one batch.
         """
         sampler = EpochBatchSampler(
-            len(self.train),  # type: ignore[arg-type]
+            len(self.train),
             self.config.batch_size,
             self.config.seed,
             lambda: divmod(self._batches_done(), len(sampler)),
@@ -48,37 +48,47 @@ class RunData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the current epoch that are still to come."""
-        return DataLoader(self.train, batch_sampler=self.sampler(), **loader_arguments(self.config.num_workers))
+        return DataLoader(
+            self.train, batch_sampler=self.sampler(), **loader_arguments(self.train, self.config.num_workers)
+        )
 
     def val_dataloader(self) -> DataLoader:
         """This process's share of the validation split, in order."""
         return evaluation_loader(self.val, self.config.batch_size, self.config.num_workers)
+
+    def problems(self) -> dict[str, dict[str, int]]:
+        """What was dropped or mended of the annotations of each split that has such, and how often."""
+        found = {
+            name: getattr(samples.images, "problems", {})
+            for name, samples in (("train", self.train), ("val", self.val))
+        }
+        return {name: problems for name, problems in found.items() if problems}
 
     def _batches_done(self) -> int:
         assert self.trainer is not None
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
-def evaluation_loader(samples: Dataset, batch_size: int, num_workers: int) -> DataLoader:
+def evaluation_loader(samples: Seeded, batch_size: int, num_workers: int) -> DataLoader:
     """This process's share of the samples: over all processes each sample once, and none twice.
 
     Raises:
         FreqFormerError: there are fewer samples than processes.
     """
-    images, processes = len(samples), world_size()  # type: ignore[arg-type]
+    images, processes = len(samples), world_size()
     if images < processes and processes > 1:
         raise FreqFormerError(f"{images} images are too few to evaluate in {processes} processes: use fewer")
     share = range(rank(), images, processes)
     # Every process has as many batches, the last of some is empty: forwards are collectives under ddp and fsdp.
     longest = len(range(0, images, processes))
     batches = [list(share[first : first + batch_size]) for first in range(0, longest, batch_size)]
-    return DataLoader(samples, batch_sampler=batches, **loader_arguments(num_workers))
+    return DataLoader(samples, batch_sampler=batches, **loader_arguments(samples, num_workers))
 
 
-def loader_arguments(num_workers: int) -> dict[str, Any]:
+def loader_arguments(samples: Seeded, num_workers: int) -> dict[str, Any]:
     """A DataLoader's arguments: how samples become batches, in a number of worker processes."""
     return {
-        "collate_fn": collate,
+        "collate_fn": samples.collate,
         "num_workers": num_workers,
         "persistent_workers": num_workers > 0,
         "worker_init_fn": _leave_signals_to_the_main_process,

@@ -1,8 +1,6 @@
 """Evaluate a task or a checkpoint on a validation split."""
 
-import csv
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,10 @@ from lightning import Trainer
 from timm.layers import to_2tuple
 from torch.utils.data import DataLoader
 
-from ..checkpoints import write_whole
 from ..data import open_images
 from ..errors import FreqFormerError
 from ..factory import load_classifier
+from ..tables import write_csv
 from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples, require, require_size
 from .bad_images import BadImages
 from .datamodule import evaluation_loader, worker_deaths
@@ -116,7 +114,7 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
         figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
     if config.per_class is not None:
         path = Path(config.per_class)
-        on_first(lambda: _write_csv(path, task.per_class()))
+        on_first(lambda: write_csv(path, task.per_class()))
     return figures
 
 
@@ -173,14 +171,3 @@ def validate(
         "seconds": round(seconds, 3),
         "images_per_second": round(images / seconds, 1),
     }
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    def write(target: Path) -> None:
-        # A folder's name may be bytes that are no text; they are written as they are.
-        with target.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_whole(path, write)

@@ -16,7 +16,8 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
         path: the PNG to write.
     """
     epochs = [row["epoch"] for row in history]
-    names = [name for name in history[-1] if "/" in name]
+    # An epoch that was not evaluated has no scores.
+    names = list(dict.fromkeys(name for row in history for name in row if "/" in name))
     panels = [
         ("loss", [name for name in names if name.endswith("/loss")]),
         ("score", [name for name in names if not name.endswith("/loss")]),
@@ -25,7 +26,8 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(13, 3.8), layout="constrained")
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
         for name in lines:
-            axes.plot(epochs, [row[name] for row in history], marker=".", label=name)
+            points = [(epoch, row[name]) for epoch, row in zip(epochs, history, strict=True) if name in row]
+            axes.plot(*zip(*points, strict=True), marker=".", label=name)
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -19,7 +19,7 @@ from ..errors import FreqFormerError
 from ..launchers import only_the_first_complains, restarts
 from ..tasks import RunConfig, Task
 from .bad_images import BadImages
-from .callbacks import BestModel, Record, write_metrics
+from .callbacks import BestModel, EvaluateEvery, Record, write_metrics
 from .datamodule import RunData, worker_deaths
 from .evaluate import validate
 from .failures import NonFiniteLoss, explained
@@ -77,6 +77,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
     torch.manual_seed(mix(config.seed))
     task, train, val = config.build()
     data = RunData(config, train, val)
+    problems = data.problems()
     batches = len(data.sampler())
     task.steps_per_epoch = math.ceil(batches / config.accumulate)
     trained = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
@@ -86,7 +87,15 @@ def _run(config: RunConfig) -> dict[str, Any]:
     keep = KeepEpochs(folder, config.average_checkpoints)
     stop = StopOnSignal(last_checkpoint(folder))
     bad = BadImages(config.max_bad_images, folder)
-    own: list[Callback] = [bad, position, record, NonFiniteLoss(folder, config.skip_nan), best, stop]
+    own: list[Callback] = [
+        bad,
+        position,
+        EvaluateEvery(config.eval_every),
+        record,
+        NonFiniteLoss(folder, config.skip_nan),
+        best,
+        stop,
+    ]
     if config.save_every_minutes is not None:
         own.append(SaveByTheClock(last_checkpoint(folder), config.save_every_minutes))
     with quiet(), wrong_settings():
@@ -97,6 +106,8 @@ def _run(config: RunConfig) -> dict[str, Any]:
     on_first(lambda: _prepare(config, folder, task, checkpoint))
     if rank() == 0:
         print(_summary(task, data, trainer, folder), flush=True)
+        for split, found in problems.items():
+            print(f"{split}: {', '.join(f'{count} {what}' for what, count in found.items())}", flush=True)
     started = time.monotonic()
     with stop.watching(), quiet(), explained(config, folder), worker_deaths("; continue with --resume"):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -108,6 +119,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
     metrics = {
         "epochs": record.history,
         **figures,
+        **({"data_problems": problems} if problems else {}),
         "trained_parameters": trained,
         "train_seconds": seconds,
     }
@@ -169,7 +181,7 @@ def _is_run_of(config: RunConfig, folder: Path) -> bool:
 
 
 def _summary(task: Task, data: RunData, trainer: Trainer, folder: Path) -> str:
-    images = f"{len(data.train)} training and {len(data.val)} validation images"  # type: ignore[arg-type]
+    images = f"{len(data.train)} training and {len(data.val)} validation images"
     processes = f"{world_size()} processes, " if world_size() > 1 else ""
     trained = sum(parameter.numel() for parameter in task.model.parameters() if parameter.requires_grad)
     frozen = f" ({trained:,} trained)" if trained < _parameters(task) else ""

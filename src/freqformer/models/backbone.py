@@ -217,6 +217,10 @@ class SpectralNet(nn.Module):
             self.stages = self.stages[: last + 1]
         else:
             first.blocks = first.blocks[: last + 1]
+        for index in range(len(self.feature_info)) if self.out_norms is not None else ():
+            if index not in taken:
+                self.pruned.append(f"out_norms.{index}")
+                self.out_norms[index] = nn.Identity()  # type: ignore[index]
         if prune_norm:
             self.pruned.append("norm")
             self.norm = nn.Identity()  # type: ignore[assignment]

@@ -39,6 +39,7 @@ default_cfgs = generate_default_cfgs(
         "gfnet_h_ti": _cfg("gfnet-h-ti", "b22dd45eccbe462cbbfb"),
         "gfnet_h_s": _cfg("gfnet-h-s", "5229cb4d1daf48e69675"),
         "gfnet_h_b": _cfg("gfnet-h-b", "954c5af21e824ba6b40c"),
+        "gfnet_h_n": default_cfg(stride=32),
         "test_gfnet": default_cfg(img_size=32, stride=8, crop_pct=1.0, num_classes=10),
         "test_gfnet_h": default_cfg(img_size=32, stride=32, crop_pct=1.0, num_classes=10),
     }
@@ -162,6 +163,14 @@ def gfnet_h_b(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
         "drop_path_rate": 0.4,
     }
     return _pyramid("gfnet_h_b", pretrained, kwargs, **variant)
+
+
+@register_model
+def gfnet_h_n(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
+    """GFNet-H-N, ours: a pyramid of 1.6 M parameters for small data and slow machines."""
+    return _pyramid(
+        "gfnet_h_n", pretrained, kwargs, embed_dims=(32, 64, 128, 256), depths=(1, 1, 2, 1), layer_scale=None
+    )
 
 
 @register_model

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import FreqFormerError
 
 if TYPE_CHECKING:
-    from torch.utils.data import Dataset
-
+    from ..data import Seeded
     from .task import Task
 
 
@@ -43,8 +42,10 @@ class RunConfig:
     """Learning rate at the end of the schedule."""
     decay_epochs: float = 30.0
     """Epochs between the decays of the schedule `step`."""
+    decay_milestones: list[int] = field(default_factory=lambda: [90, 180, 270])
+    """Epochs after which the schedule `multistep` decays."""
     decay_rate: float = 0.1
-    """Factor of each decay of the schedules `step` and `multistep`."""
+    """Factor of each decay of the schedules `step` and `multistep`; the power of `poly`."""
     warmup_lr: float = 1e-6
     """Learning rate at the start of the warm-up."""
     warmup_epochs: float | None = None
@@ -75,6 +76,8 @@ class RunConfig:
     """Lightning's value, such as 32-true, bf16-mixed or 16-mixed; auto is bf16-mixed where the hardware has it."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    eval_every: int = 1
+    """Evaluate after every so many epochs, and after the last; only then an epoch can become the best."""
     aug_repeats: int = 1
     """How often an epoch takes an image, augmented anew each time; its steps stay, so it sees fewer images."""
     num_workers: int = 2
@@ -103,7 +106,7 @@ class RunConfig:
     overwrite: bool = False
     """Replace the run that the output folder holds."""
 
-    def build(self) -> tuple[Task, Dataset, Dataset]:
+    def build(self) -> tuple[Task, Seeded, Seeded]:
         """The task and its training and validation samples; every task's config has its own."""
         raise TypeError(f"{type(self).__name__} belongs to no task: use that of a task, such as ClassificationConfig")
 
@@ -120,6 +123,7 @@ class RunConfig:
         require(self.epochs >= 1, "--epochs", "at least 1", self.epochs)
         require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
         require(self.accumulate >= 1, "--accumulate", "at least 1", self.accumulate)
+        require(self.eval_every >= 1, "--eval-every", "at least 1", self.eval_every)
         require(self.average_checkpoints >= 0, "--average-checkpoints", "0 or more", self.average_checkpoints)
         require(self.skip_nan >= 0, "--skip-nan", "0 or more", self.skip_nan)
         require(
@@ -136,6 +140,12 @@ class RunConfig:
         )
         require(self.cooldown_epochs >= 0, "--cooldown-epochs", "0 or more", self.cooldown_epochs)
         require(self.decay_epochs > 0, "--decay-epochs", "more than 0", self.decay_epochs)
+        require(
+            all(low < high for low, high in zip([0, *self.decay_milestones], self.decay_milestones, strict=False)),
+            "--decay-milestones",
+            "growing, from 1",
+            self.decay_milestones,
+        )
         require(0 < self.decay_rate <= 1, "--decay-rate", "above 0, at most 1", self.decay_rate)
         require(self.aug_repeats >= 0, "--aug-repeats", "0 or more", self.aug_repeats)
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)

@@ -126,6 +126,7 @@ class Task(LightningModule):
             # timm's warm-up before the schedule makes the run longer.
             num_epochs=config.epochs - (config.warmup() if config.warmup_prefix else 0),  # type: ignore[arg-type]
             decay_epochs=config.decay_epochs,
+            decay_milestones=config.decay_milestones,
             decay_rate=config.decay_rate,
             warmup_epochs=config.warmup(),  # type: ignore[arg-type]
             min_lr=config.min_lr,

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.layers import to_2tuple
 from torch import Tensor
-from torch.utils.data import Subset
 
 from ..data import Images, Samples, open_images, printable, whole_transform
 from ..data.label_maps import Description, map_path, map_size, read_description, write_map
@@ -108,7 +107,8 @@ def make_label_maps(
     root = None if config.data_path is None else Path(config.data_path).expanduser()
     missing = _missing(images, folder, root, description, shown)
     transform = whole_transform(size, mean=cfg["mean"], std=cfg["std"], interpolation=cfg["interpolation"])
-    loader = evaluation_loader(Subset(Samples(images, transform), missing), config.batch_size, config.num_workers)
+    part = replace(images, targets=images.targets[missing], rows=images.rows[missing])
+    loader = evaluation_loader(Samples(part, transform), config.batch_size, config.num_workers)
     right = 0
     unreadable: dict[str, None] = {}
     for batch in _guarded(shown(loader)) if missing else ():
@@ -119,7 +119,7 @@ def make_label_maps(
             logits = token_logits(teacher, batch["image"].to(_device(config.device))).float()
         scores, best = best_classes(logits, config.top_k)
         for index, its_scores, its_best in zip(batch["index"].tolist(), scores.cpu(), best.cpu(), strict=True):
-            write_map(map_path(folder, root, images.name(index)), its_scores, its_best)
+            write_map(map_path(folder, root, part.name(index)), its_scores, its_best)
         right += int((logits.mean(dim=(2, 3)).argmax(dim=1).cpu() == batch["target"]).sum())
     made = len(missing) - len(unreadable)
     return LabelMapsReport(

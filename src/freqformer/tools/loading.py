@@ -137,7 +137,7 @@ class _Endless:
 
 def _per_batch(samples: Samples, endless: Any, workers: int, rounds: int, warmup: int) -> Spread:
     """Seconds that a batch takes when nothing waits for anything else."""
-    arguments = {**loader_arguments(workers), "persistent_workers": False}
+    arguments = {**loader_arguments(samples, workers), "persistent_workers": False}
     batches = iter(DataLoader(samples, batch_sampler=endless, **arguments))
     # Workers hand their batches over in turns: of a sample each has one. Those that wait already are not counted.
     together = max(1, workers)

@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from freqformer.data.images import UnreadableImage, decode_with
+from freqformer.data.images import UnreadableImage, decode_with, turn_upright
 from freqformer.errors import FreqFormerError
 
 IGNORED = 255
@@ -124,7 +124,7 @@ def read_values(path: str, image: str | None = None) -> np.ndarray:
     def finish(mask: Image.Image) -> np.ndarray:
         # A tag that only the mask has was never looked at by those who drew it.
         if image is not None and _turned(mask) and decode_with(_turned, image, image):
-            ImageOps.exif_transpose(mask, in_place=True)
+            mask = turn_upright(mask)
         if mask.mode == "F":
             raise ValueError("its pixels are floating-point numbers; save the classes as integers")
         if mask.mode in ("LA", "La"):
@@ -182,5 +182,5 @@ def _codes(colours: np.ndarray) -> np.ndarray:
 def _turned(image: Image.Image) -> bool:
     try:
         return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-    except Exception:  # Damaged metadata turn no image.
+    except Exception:  # As `turn_upright` does, which leaves such an image as it is.
         return False

@@ -1,0 +1,104 @@
+"""What runs of detection and segmentation share: the backbone, the data's folder, and what a checkpoint says."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ..dense import Detector, Segmenter, describe_dense
+from .config import RunConfig, require
+from .images import require_size
+from .task import Task
+
+
+@dataclass
+class DenseConfig(RunConfig):
+    """A run on the features of a backbone: model and data besides what every run has."""
+
+    arch: str = "gfnet_h_ti"
+    """The backbone: a model of this package (`freqformer models` lists them) or of timm."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Further keywords of the backbone, such as embed_dims."""
+    backbone_weights: str | None = None
+    """Start from this classification checkpoint; filters are resampled to the native size."""
+    pretrained: bool = False
+    """Start from the backbone's published weights."""
+    native_size: int | tuple[int, int] | None = None
+    """Image side in pixels, or [height, width], that the backbone's filters and position embedding are kept for; others
+    are resampled as images come. By default the backbone's own."""
+    drop_path: float | None = None
+    """Stochastic depth of the backbone; by default the variant's published rate."""
+    data_path: str | None = None
+    """The folder the data set lies in."""
+    train_split: str = "train"
+    """What to train on."""
+    val_split: str = "val"
+    """What to evaluate on."""
+    limit_train: int | None = None
+    """Train on this many images only."""
+    hflip: float = 0.5
+    """Probability of a horizontal flip."""
+    color_jitter: float = 0.0
+    """Largest relative change of brightness, contrast and saturation."""
+    lr_base_batch: int | None = 16
+    """The batch that lr is meant for; none takes lr as it is."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the schedule."""
+    clip_grad: float | None = None
+    """Largest gradient norm; none does not clip."""
+
+    def check(self) -> None:
+        """Refuse settings outside their range; raises FreqFormerError."""
+        super().check()
+        for name in ("hflip", "drop_path"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"--{name.replace('_', '-')}", "between 0 and 1", value)
+        require(self.color_jitter >= 0, "--color-jitter", "0 (off) or more", self.color_jitter)
+        require(self.limit_train is None or self.limit_train >= 1, "--limit-train", "at least 1", self.limit_train)
+        require(self.strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", self.strategy)
+        require(self.layer_decay is None, "--layer-decay", "none: detectors and segmenters have no layers", None)
+        require(
+            not (self.pretrained and self.backbone_weights), "--pretrained", "left out with --backbone-weights", True
+        )
+        require_size(self.native_size)
+
+    def backbone(self) -> dict[str, Any]:
+        """The keywords of `create_detector` and `create_segmenter` that say which backbone."""
+        arguments = dict(self.model_args)
+        if self.drop_path is not None:
+            arguments["drop_path_rate"] = self.drop_path
+        return {
+            "arch": self.arch,
+            "native_size": self.native_size,
+            "backbone_weights": self.backbone_weights,
+            "pretrained": self.pretrained,
+            "model_args": arguments,
+        }
+
+
+class DenseTask(Task):
+    """What the tasks of detection and segmentation share; see `Task`.
+
+    Args:
+        config: the run's settings.
+        model: the detector or segmenter.
+        about: what else its checkpoints are to say, plain containers alone.
+    """
+
+    model: Any
+
+    def __init__(self, config: DenseConfig, model: Detector | Segmenter, about: dict[str, Any] | None = None) -> None:
+        super().__init__(config, model)
+        self.about = about or {}
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint says of its model."""
+        return describe_dense(self.model, **self.about)
+
+    def gathered(self, values: list[Any]) -> list[Any]:
+        """The lists of all processes, one after another."""
+        if self.trainer.world_size == 1:
+            return values
+        every: list[list[Any]] = [[] for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather_object(every, values)
+        return [value for part in every for value in part]

@@ -1,0 +1,278 @@
+"""Detection and instance segmentation."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from ..data import AnnotatedSamples, Instances, detection_transform, open_instances
+from ..dense import DETECTORS, Detector, create_detector
+from ..errors import FreqFormerError
+from ..tables import write_csv
+from .coco_scores import coco_report, results_for, results_of, write_results
+from .config import require
+from .dense import DenseConfig, DenseTask
+from .dense_pictures import Colour, class_colours, draw_instances, draw_per_class, page
+from .task import Batch
+
+_EXAMPLES = 8
+SHOWN = 0.5
+"""Pictures show detections of greater scores."""
+# Each of an epoch's line; the others are in metrics.json.
+_LOGGED = ("AP", "AP50", "AP75")
+
+
+@dataclass
+class DetectionConfig(DenseConfig):
+    """A run of detection or instance segmentation; the defaults are the papers' RetinaNet 1x on COCO."""
+
+    detector: str = "retinanet"
+    """retinanet, fasterrcnn or maskrcnn (which learns from masks too), over a feature pyramid."""
+    train_json: str | None = None
+    """The training split's annotations in COCO's format, where they lie in no usual place."""
+    val_json: str | None = None
+    """The validation split's."""
+    images: str | None = None
+    """The folder that the annotations' file names begin at."""
+    input_size: int | tuple[int, int] = (800, 1333)
+    """Shorter side of the images in pixels, or [shorter side, longest side at most]."""
+    train_sizes: list[int] = field(default_factory=list)
+    """Shorter sides that training images are resized to at random (multi-scale); by default that of input_size."""
+    scale_jitter: tuple[float, float] | None = None
+    """Resize training images by a random factor of this range besides, and cut what is too large."""
+    vflip: float = 0.0
+    """Probability of a vertical flip."""
+    fpn_channels: int = 256
+    """Channels of the feature pyramid; the heads follow."""
+    head_norm: str = "none"
+    """Norms in the pyramid and the heads: none, or group, for training from scratch."""
+    anchor_sizes: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 512])
+    """Side in pixels of the anchors of each of the five levels, in images as resized."""
+    anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
+    """Heights over widths of the anchors."""
+    proposals: int = 1000
+    """Boxes that the first of two stages hands on; in training twice as many."""
+    score_thr: float = 0.05
+    """Detections of smaller scores are left out."""
+    nms_thr: float = 0.5
+    """Of two boxes of a class that overlap more one is left out."""
+    max_dets: int = 100
+    """Detections of an image at most."""
+    epochs: int = 12
+    """Passes over the training split."""
+    batch_size: int = 2
+    """Images per process and micro-batch."""
+    lr: float = 1e-4
+    """Learning rate for lr_base_batch images a step; scaled linearly with the images of a step."""
+    weight_decay: float = 1e-4
+    """Weight decay; norms, biases and position embeddings have none."""
+    sched: str = "multistep"
+    """Learning-rate schedule, by timm's name, followed step by step."""
+    decay_milestones: list[int] = field(default_factory=lambda: [8, 11])
+    """Epochs after which the schedule `multistep` decays."""
+    warmup_epochs: float | None = None
+    """Epochs of warm-up; by default 5, or a fifth of a run shorter than 25 epochs."""
+
+    def __post_init__(self) -> None:
+        self.detector = self.detector.lower().replace("_", "").replace("-", "")
+
+    def check(self) -> None:
+        """Refuse settings outside their range; raises FreqFormerError."""
+        super().check()
+        require(self.detector in DETECTORS, "--detector", f"one of {', '.join(DETECTORS)}", self.detector)
+        shorter, longest = sides(self.input_size)
+        require(1 <= shorter <= longest, "--input-size", "at least 1, the longest side not below the shorter", None)
+        require(min(self.train_sizes, default=1) >= 1, "--train-sizes", "at least 1", self.train_sizes)
+        require(0 <= self.vflip <= 1, "--vflip", "between 0 and 1", self.vflip)
+        require(self.fpn_channels >= 4, "--fpn-channels", "at least 4", self.fpn_channels)
+        require(self.head_norm in ("none", "group"), "--head-norm", "none or group", self.head_norm)
+        require(min(self.anchor_sizes, default=0) > 0, "--anchor-sizes", "above 0", self.anchor_sizes)
+        require(min(self.anchor_ratios, default=0) > 0, "--anchor-ratios", "above 0", self.anchor_ratios)
+        require(self.proposals >= 1, "--proposals", "at least 1", self.proposals)
+        require(self.max_dets >= 1, "--max-dets", "at least 1", self.max_dets)
+        for name in ("score_thr", "nms_thr"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"--{name.replace('_', '-')}", "between 0 and 1", value)
+        if self.scale_jitter is not None:
+            low, high = self.scale_jitter
+            require(0 < low <= high, "--scale-jitter", "two factors above 0, growing", self.scale_jitter)
+
+    def default_output_dir(self) -> str:
+        """The run's folder when none is named."""
+        data = Path(self.data_path or self.train_json or "data").resolve().name
+        return f"runs/{self.detector}-{self.arch}-{data}"
+
+    def make_model(self, label_names: Sequence[str]) -> Detector:
+        """The detector for data with these classes.
+
+        Raises:
+            FreqFormerError: the backbone cannot be made, or its weights do not fit.
+        """
+        return create_detector(
+            label_names=label_names,
+            detector=self.detector,
+            size=sides(self.input_size),
+            fpn_channels=self.fpn_channels,
+            head_norm=self.head_norm,
+            anchor_sizes=self.anchor_sizes,
+            anchor_ratios=self.anchor_ratios,
+            proposals=self.proposals,
+            score_thr=self.score_thr,
+            nms_thr=self.nms_thr,
+            max_dets=self.max_dets,
+            **self.backbone(),
+        )
+
+    def build(self) -> tuple["Detection", AnnotatedSamples, AnnotatedSamples]:
+        """The task and its training and validation samples.
+
+        Raises:
+            FreqFormerError: unusable data, or a model that cannot be made.
+        """
+        masks = self.detector == "maskrcnn"
+        where = {"path": self.data_path, "images": self.images, "masks": masks}
+        train = open_instances(
+            split=self.train_split,
+            annotations=self.train_json,
+            limit=self.limit_train,
+            **where,  # type: ignore[arg-type]
+        )
+        val = open_instances(
+            split=self.val_split,
+            annotations=self.val_json,
+            classes=train.classes,
+            **where,  # type: ignore[arg-type]
+        )
+        shorter, longest = sides(self.input_size)
+        augment = detection_transform(
+            self.train_sizes or [shorter],
+            longest,
+            hflip=self.hflip,
+            vflip=self.vflip,
+            color_jitter=self.color_jitter,
+            jitter_scale=self.scale_jitter,
+        )
+        if not len(val.labels):
+            raise FreqFormerError("the annotations to evaluate on have no object: check --val-json and --val-split")
+        task = Detection(self, self.make_model(train.classes), val)
+        return task, AnnotatedSamples(train, augment, self.seed), evaluation_instances(val)
+
+
+class Detection(DenseTask):
+    """Trains and evaluates a detector; usable in your own ``lightning.Trainer``.
+
+    Batches are dicts of lists: ``image``, each uint8 (3, H, W), ``target``, each a dict of ``boxes`` (N, 4), ``labels``
+    (N,) and, for Mask R-CNN, ``masks`` (N, H, W); in evaluation also ``index``, which of ``val`` each image is.
+
+    Args:
+        config: the run's settings.
+        model: the detector.
+        val: what is evaluated on.
+    """
+
+    config: DetectionConfig
+    model: Detector
+
+    def __init__(self, config: DetectionConfig, model: Detector, val: Instances) -> None:
+        super().__init__(config, model, {"category_ids": val.category_ids})
+        self.monitor = "val/mask_AP" if model.has_masks else "val/AP"
+        self.val = val
+        self.kinds = ("bbox", "segm") if model.has_masks else ("bbox",)
+        self.results: list[dict[str, Any]] = []
+        """Rows of COCO's result format over the last evaluation, of all processes."""
+        self.per_class: list[dict[str, Any]] = []
+        """Each class's scores over the last evaluation."""
+        self._seen: list[int] = []
+        self._examples: list[tuple[int, dict[str, Tensor]]] = []
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The sum of the detector's losses on a batch, a scalar."""
+        losses = self.model(batch["image"], batch["target"])
+        self.log_dict({f"train/{name}": value.detach() for name, value in losses.items()})
+        return sum(losses.values(), torch.zeros((), device=self.device))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last evaluation."""
+        self.results, self.per_class, self._seen, self._examples = [], [], [], []
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep what is found on a batch."""
+        if not batch["image"]:
+            return
+        for index, found in zip(batch["index"], self.model(batch["image"]), strict=True):
+            self._seen.append(index)
+            self.results += results_of(self.val.number(index), found, self.val.category_ids, masks=self.model.has_masks)
+            if len(self._examples) < _EXAMPLES:
+                self._examples.append((index, {name: value.cpu() for name, value in found.items()}))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score what all processes have found."""
+        self._seen, self.results = self.gathered(self._seen), self.gathered(self.results)
+        # COCO's own limit stands as long as no more detections are asked for.
+        limit = max(100, self.model.arguments["max_dets"])
+        scores, self.per_class = coco_report(
+            self.val.ground_truth(sorted(self._seen)), self.results, self.kinds, max_dets=limit
+        )
+        if self.trainer.state.fn is TrainerFn.FITTING:
+            scores = {name: value for name, value in scores.items() if name.removeprefix("mask_") in _LOGGED}
+        # What there is nothing of has no score.
+        self.log_dict({f"val/{name}": value for name, value in scores.items() if not math.isnan(value)})
+
+    def draw(self, folder: Path) -> None:
+        """Write ``predictions.png``, the first images with what is there and what was found, and ``per_class.png``."""
+        colours = class_colours(self.model.label_names)
+        rows = []
+        for index, found in self._examples:
+            image, target = self.val.load(index)
+            names = [self.model.label_names[label] for label in target["labels"].tolist()]
+            rows.append(
+                [
+                    draw_instances(image, target["boxes"], names, None, target.get("masks"), colours=colours),
+                    draw_detection(image, found, self.model.label_names, colours),
+                ]
+            )
+        page(rows, ["annotated", f"found, scores above {SHOWN}"], folder / "predictions.png", legend=colours)
+        draw_per_class(self.per_class, folder / "per_class.png")
+
+    def keep(self, folder: Path) -> None:
+        """Write the detections in COCO's result format, and each class's scores."""
+        write_csv(folder / "per_class.csv", self.per_class)
+        for kind in self.kinds:
+            write_results(folder / f"results.{kind}.json", results_for(self.results, kind))
+
+
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Shorter and longest side of images; of a shorter side alone the longest has COCO's relation, 1333 to 800."""
+    return (size, round(size * 1333 / 800)) if isinstance(size, int) else size
+
+
+def evaluation_instances(images: Instances) -> AnnotatedSamples:
+    """Images as they are, which a detector resizes itself."""
+    return AnnotatedSamples(images, _as_it_is)
+
+
+def draw_detection(
+    image: Image.Image, found: dict[str, Tensor], names: Sequence[str], colours: Mapping[str, Colour]
+) -> Image.Image:
+    """Draw an image's detections of a score above ``SHOWN``.
+
+    Args:
+        image: an RGB image.
+        found: what a `Detector` gives for it.
+        names: of the classes.
+        colours: by name.
+    """
+    shown = {name: value[found["scores"] > SHOWN] for name, value in found.items()}
+    labels = [names[label] for label in shown["labels"].tolist()]
+    return draw_instances(image, shown["boxes"], labels, shown["scores"], shown.get("masks"), colours=colours)
+
+
+def _as_it_is(image: Image.Image, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    return F.pil_to_tensor(image), {}
