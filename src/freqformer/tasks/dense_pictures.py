@@ -78,13 +78,13 @@ def draw_instances(
     factor = min(4, max(1, round(_READABLE / max(image.size))))
     picture = image.convert("RGB").resize((factor * image.width, factor * image.height), Image.Resampling.BICUBIC)
     side = max(picture.size)
-    line = max(1, round(side / (400 if len(labels) <= _CROWD else 800)))
+    line = max(2, round(side / 400)) if len(labels) <= _CROWD else max(1, round(side / 800))
     if masks is not None and len(masks):
         _draw_masks(picture, masks, [colours[name] for name in labels], line)
     draw = ImageDraw.Draw(picture)
     font = _font(max(11, side // 55))
     corners = [[factor * edge for edge in box] for box in boxes.tolist()]
-    for box, name in zip(corners, labels, strict=True):
+    for box, name in zip(reversed(corners), reversed(labels), strict=True):
         draw.rectangle(_ordered(box), outline=colours[name], width=line)
     counts = Counter(labels)
     taken: list[_Rectangle] = []
