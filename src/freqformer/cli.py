@@ -8,18 +8,17 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
+from .dense_cli import detect, segment
 from .errors import FreqFormerError, MissingExtra, SaidElsewhere
 from .launchers import only_the_first_complains
 from .settings import as_yaml, settings_of_a_run, settings_of_an_adaptation, speaks
+from .terminal import in_batches, print_table, run_and_report, say, shown
 
 if TYPE_CHECKING:
     from .flags import Flags
-    from .tasks import RunConfig
 
 # Modules that only some extra installs.
 _EXTRAS = {
@@ -35,6 +34,8 @@ _EXTRAS = {
     "scipy": "train",
     "datasets": "hub",
     "peft": "adapt",
+    "segmentation_models_pytorch": "dense",
+    "faster_coco_eval": "dense",
     "optuna": "adapt",
     "onnx": "export",
     "onnxscript": "export",
@@ -119,14 +120,14 @@ def _models(flags: "Flags", words: list[str]) -> int:
     from .tools import list_models
 
     names = model_names(spelling(args["pattern"]))
-    rows = [row for name in _shown("counting")(names) for row in list_models(name)]
+    rows = [row for name in shown("counting")(names) for row in list_models(name)]
     if not rows:
         raise FreqFormerError(f"no model matches {args['pattern']!r}: `freqformer models` lists all")
     if args["json"]:
         for row in rows:
             print(json.dumps(asdict(row)))
         return 0
-    _table(
+    print_table(
         ["name", "parameters", "printed", "GMACs", "printed", "spectral GMACs", "printed top-1", "native input"],
         [
             [
@@ -153,8 +154,8 @@ def _train(flags: "Flags", words: list[str]) -> int:
     with only_the_first_complains():
         line = translate(words)
         config = ClassificationConfig(**settings_of_a_run(flags, line.words, ClassificationConfig, timm=line.timm))
-    _say(line.notes)
-    return _report(config)
+    say(line.notes)
+    return run_and_report(config, _scores)
 
 
 def _adapt(flags: "Flags", words: list[str]) -> int:
@@ -167,7 +168,7 @@ def _adapt(flags: "Flags", words: list[str]) -> int:
     )
     with only_the_first_complains():
         config = AdaptationConfig(**settings_of_an_adaptation(flags, words, AdaptationConfig))
-    return _report(config)
+    return run_and_report(config, _scores)
 
 
 def _sweep(words: list[str]) -> int:
@@ -191,21 +192,8 @@ def _sweep(words: list[str]) -> int:
     for name, row in found.items():
         deviation = "" if row["std"] is None else f" ± {100 * row['std']:.2f}"
         rows.append([name, f"{100 * row['mean']:.2f}{deviation}", str(row["seeds"])])
-    _table(["", "top-1", "seeds"], rows)
+    print_table(["", "top-1", "seeds"], rows)
     return 0 if results["complete"] else 1
-
-
-def _report(config: "RunConfig") -> int:
-    """Run a config and print the figures of what it leaves."""
-    from .engine import run
-
-    metrics = run(config)
-    if speaks():
-        print(f"best epoch: {_scores(metrics['best'])}")
-        for name, what in (("raw", "its weights without the average"), ("average", "mean of the last epochs")):
-            if name in metrics:
-                print(f"{what}: {_scores(metrics[name])}")
-    return 0
 
 
 def _scores(figures: dict[str, Any]) -> str:
@@ -223,7 +211,7 @@ def _recipes(flags: "Flags", words: list[str]) -> int:
         for recipe in chosen:
             print(json.dumps(asdict(recipe)))
     elif args["name"] is None:
-        _table(["name", "what", "source"], [[recipe.name, recipe.what, recipe.source] for recipe in chosen])
+        print_table(["name", "what", "source"], [[recipe.name, recipe.what, recipe.source] for recipe in chosen])
     else:
         print(as_yaml(chosen[0].settings, "\n"))
     return 0
@@ -238,7 +226,7 @@ def _eval(flags: "Flags", words: list[str]) -> int:
     with only_the_first_complains():
         line = translate(words, idle=IDLE_IN_EVAL)
         args = flags.parse(line.words)
-    _say(line.notes)
+    say(line.notes)
     as_json = args.pop("json")
     figures = evaluate(EvaluationConfig(**args))
     if not speaks():
@@ -268,7 +256,7 @@ def _predict(flags: "Flags", words: list[str]) -> int:
     model = load_classifier(args["model_path"], arch=args["arch"])
     unreadable = 0
     rows: list[list[str]] = []
-    for batch in _in_batches(list(find_images(args["images"])), args["batch_size"]):
+    for batch in in_batches(list(find_images(args["images"])), args["batch_size"]):
         names, images = [], []
         for path in batch:
             try:
@@ -285,7 +273,7 @@ def _predict(flags: "Flags", words: list[str]) -> int:
                 classes = zip(prediction.labels, prediction.probabilities, strict=True)
                 rows.append([name, *(f"{label} {share:.1%}" for label, share in classes)])
     if rows:
-        _table(["image", *(f"{place}." for place in range(1, len(rows[0])))], rows)
+        print_table(["image", *(f"{place}." for place in range(1, len(rows[0])))], rows)
     return 1 if unreadable else 0
 
 
@@ -310,8 +298,8 @@ def _bench(flags: "Flags", words: list[str]) -> int:
     flags = Flags(f"{flags.parser.prog} {kind}", config_type.__doc__ or "")
     flags.fields(config_type)
     config = config_type(**flags.parse(rest))
-    rows = run(config, _shown("measuring"))
-    _table(*config.table(rows))
+    rows = run(config, shown("measuring"))
+    print_table(*config.table(rows))
     print(f"{config.rows_path()}: {len(rows)} rows added; picture {config.picture_path()}")
     return 0
 
@@ -369,7 +357,7 @@ def _labelmaps(flags: "Flags", words: list[str]) -> int:
 
     flags.fields(LabelMapsConfig)
     config = LabelMapsConfig(**flags.parse(words))
-    print(make_label_maps(config, _shown("mapping")))
+    print(make_label_maps(config, shown("mapping")))
     return 0
 
 
@@ -382,37 +370,6 @@ def _quickstart(flags: "Flags", words: list[str]) -> int:
     return 0
 
 
-def _say(notes: list[str]) -> None:
-    for note in notes if speaks() else ():
-        print(f"freqformer: {note}", file=sys.stderr)
-
-
-def _in_batches(paths: list[Path], size: int) -> Any:
-    """Batches of paths, with progress on a terminal."""
-    return _shown("reading")([paths[i : i + size] for i in range(0, len(paths), size)])
-
-
-def _shown(doing: str) -> Callable[[Sequence[Any]], Any]:
-    """A function that passes on a sequence's elements, with progress on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return partial(track, description=doing, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*header, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*row)
-    # On a pipe no line is folded: a program reads it.
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False, emoji=False)
-    console.print(table)
-
-
 _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "quickstart": (_quickstart, "train, evaluate and predict on handwritten digits"),
     "models": (_models, "list the models and their cost"),
@@ -421,6 +378,8 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "adapt": (_adapt, "fine-tune a frozen encoder in the frequency domain, and by other small methods"),
     "eval": (_eval, "evaluate a checkpoint on a validation split"),
     "predict": (_predict, "classify images with a checkpoint"),
+    "detect": (detect, "train, evaluate and use detectors of objects and their masks"),
+    "segment": (segment, "train, evaluate and use models that give every pixel a class"),
     "bench": (_bench, "time operations, models, training steps, image sizes or loading against others"),
     "labelmaps": (_labelmaps, "make label maps of a training split with a teacher"),
     "convert": (_convert, "write any weight file as safetensors"),

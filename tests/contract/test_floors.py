@@ -37,6 +37,8 @@ FLOORS = (
         "flags",
         "settings",
         "spellings",
+        "terminal",
+        "dense_cli",
         "cli",
     ),
     "__main__",

@@ -123,19 +123,17 @@ class Detector(nn.Module):
 
     def limit(self, score_thr: float | None = None, max_dets: int | None = None) -> None:
         """Change which detections are given: those above a score, and at most so many an image."""
-        holder, score, count = (
-            (self.net, "score_thresh", "detections_per_img")
-            if self.kind == "retinanet"
-            else (self.net.roi_heads, "score_thresh", "detections_per_img")
-        )
-        if score_thr is not None:
-            setattr(holder, score, score_thr)
-        if max_dets is not None:
-            setattr(holder, count, max_dets)
+        holder = self.net if self.kind == "retinanet" else self.net.roi_heads
+        wanted = {"score_thr": ("score_thresh", score_thr), "max_dets": ("detections_per_img", max_dets)}
+        for name, (theirs, value) in wanted.items():
+            if value is not None:
+                setattr(holder, theirs, value)
+                self.arguments = {**self.arguments, name: value}
 
     def resize_to(self, size: tuple[int, int]) -> None:
         """Change the size that evaluation works at: shorter side, and longest side at most."""
         self.net.transform.min_size, self.net.transform.max_size = (size[0],), size[1]
+        self.arguments = {**self.arguments, "size": list(size)}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep the activations of the backbone's blocks at their borders alone."""

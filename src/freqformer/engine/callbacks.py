@@ -1,6 +1,5 @@
 """What happens beside the training loop: the record of its epochs, and the best model."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from ..checkpoints import save_model, save_weights, write_whole
+from ..checkpoints import save_model, save_weights
+from ..tables import write_json
 from .pictures import draw_curves
 from .processes import gathered, rank, world_size
 from .storage import METRICS, RAW_WEIGHTS
@@ -146,8 +146,7 @@ def network_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def write_metrics(folder: Path, metrics: dict[str, Any]) -> None:
     """Write ``metrics.json`` whole."""
-    text = json.dumps(metrics, indent=2)
-    write_whole(folder / METRICS, lambda path: path.write_text(text))
+    write_json(folder / METRICS, metrics)
 
 
 def _line(row: dict[str, Any], epochs: int | None) -> str:

@@ -22,27 +22,15 @@ from .strategies import require_strategy, trainer_arguments
 
 
 @dataclass
-class EvaluationConfig:
-    """What to evaluate, and on which images."""
+class AnyEvaluation:
+    """What every task's evaluation is told."""
 
     model_path: str
     """A run's folder, or a .ckpt, .pth, .safetensors or .onnx file."""
-    arch: str | None = None
-    """The model's name; only bare weights need it."""
-    data_set: str = "IMNET"
-    """IMNET or FOLDER (val/ of class folders), CARS, FLOWERS, PETS, INAT, INAT19, FGVC (JSON splits),
-    FASHION_MNIST, MNIST, CIFAR10, CIFAR100, WDS (tar shards), DIGITS, a task of VTAB-1k (cifar100, clevr-count ...)
-    or hf:NAME (of Hugging Face, or hf:FOLDER)."""
     data_path: str | None = None
     """The folder the data set lies in."""
     split: str = "val"
-    """What to evaluate on: val, or another split of the data set, such as test, train or train20."""
-    input_size: int | tuple[int, int] | None = None
-    """Image side in pixels, or [height, width]; by default what the checkpoint was trained at."""
-    crop_pct: float | None = None
-    """Share of the resized image to keep; by default the checkpoint's."""
-    interpolation: str | None = None
-    """How images are resized; by default the checkpoint's."""
+    """What to evaluate on: val, or another split of the data set, such as test or train."""
     batch_size: int = 128
     """Images per process and step."""
     num_workers: int = 2
@@ -60,8 +48,41 @@ class EvaluationConfig:
     """Nodes; torchrun, mpirun and SLURM say it themselves."""
     strategy: str = "auto"
     """What several processes do: ddp keeps a copy of the model in each, fsdp a shard; auto is ddp."""
+
+    def check(self) -> None:
+        """Refuse settings outside their range; raises FreqFormerError."""
+        require_strategy(self)
+        require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
+        require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
+        require(self.max_bad_images >= 0, "--max-bad-images", "0 or more", self.max_bad_images)
+
+
+@dataclass
+class EvaluationConfig(AnyEvaluation):
+    """Which classifier to evaluate, and on which images."""
+
+    arch: str | None = None
+    """The model's name; only bare weights need it."""
+    data_set: str = "IMNET"
+    """IMNET or FOLDER (val/ of class folders), CARS, FLOWERS, PETS, INAT, INAT19, FGVC (JSON splits),
+    FASHION_MNIST, MNIST, CIFAR10, CIFAR100, WDS (tar shards), DIGITS, a task of VTAB-1k (cifar100, clevr-count ...)
+    or hf:NAME (of Hugging Face, or hf:FOLDER)."""
+    input_size: int | tuple[int, int] | None = None
+    """Image side in pixels, or [height, width]; by default what the checkpoint was trained at."""
+    crop_pct: float | None = None
+    """Share of the resized image to keep; by default the checkpoint's."""
+    interpolation: str | None = None
+    """How images are resized; by default the checkpoint's."""
     per_class: str | None = None
     """Write each class's number of images and accuracy to this CSV file."""
+
+    def check(self) -> None:
+        """Refuse settings outside their range; raises FreqFormerError."""
+        super().check()
+        require(self.crop_pct is None or 0 < self.crop_pct <= 1, "--crop-pct", "above 0, at most 1", self.crop_pct)
+        require_size(self.input_size)
+        if self.per_class is not None and not Path(self.per_class).parent.is_dir():
+            raise FreqFormerError(f"cannot write {self.per_class}: its folder does not exist")
 
 
 def evaluate(config: EvaluationConfig) -> dict[str, Any]:
@@ -81,14 +102,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
 
 def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
-    require_strategy(config)
-    require(config.batch_size >= 1, "--batch-size", "at least 1", config.batch_size)
-    require(config.num_workers >= 0, "--num-workers", "0 or more", config.num_workers)
-    require(config.max_bad_images >= 0, "--max-bad-images", "0 or more", config.max_bad_images)
-    require(config.crop_pct is None or 0 < config.crop_pct <= 1, "--crop-pct", "above 0, at most 1", config.crop_pct)
-    require_size(config.input_size)
-    if config.per_class is not None and not Path(config.per_class).parent.is_dir():
-        raise FreqFormerError(f"cannot write {config.per_class}: its folder does not exist")
+    config.check()
     model = load_classifier(config.model_path, arch=config.arch)
     changes = {
         "input_size": (3, *to_2tuple(config.input_size)) if config.input_size is not None else None,

@@ -50,7 +50,7 @@ def results_of(
     ]
     if masks:
         for row, mask in zip(rows, detection["masks"], strict=True):
-            row["segmentation"] = _run_lengths(mask)
+            row["segmentation"] = run_lengths(mask)
     return rows
 
 
@@ -143,7 +143,8 @@ def coco_report(
     return scores, classes
 
 
-def _run_lengths(mask: Tensor) -> dict[str, object]:
+def run_lengths(mask: Tensor) -> dict[str, object]:
+    """One mask, (H, W) or (1, H, W), bool or in 0..1, as COCO's compressed run lengths."""
     inside = (mask > 0.5).cpu().numpy()
     height, width = inside.shape[-2:]
     code = rle.encode(np.asfortranarray(inside.reshape(height, width), dtype=np.uint8))

@@ -255,7 +255,7 @@ def sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 def evaluation_instances(images: Instances) -> AnnotatedSamples:
     """Images as they are, which a detector resizes itself."""
-    return AnnotatedSamples(images, _as_it_is)
+    return AnnotatedSamples(images, as_it_is)
 
 
 def draw_detection(
@@ -274,5 +274,6 @@ def draw_detection(
     return draw_instances(image, shown["boxes"], labels, shown["scores"], shown.get("masks"), colours=colours)
 
 
-def _as_it_is(image: Image.Image, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def as_it_is(image: Image.Image, target: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """An RGB image as a uint8 tensor (3, H, W), without a target."""
     return F.pil_to_tensor(image), {}

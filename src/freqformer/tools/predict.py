@@ -65,7 +65,7 @@ def predict(
     predictions: list[Prediction] = []
     try:
         while batch := list(islice(sources, batch_size)):
-            pixels = torch.stack([transform(_open(source)) for source in batch]).to(device)
+            pixels = torch.stack([transform(open_source(source)) for source in batch]).to(device)
             probabilities, indices = model(pixels).float().softmax(-1).topk(min(top_k, len(names)))
             for source, values, chosen in zip(batch, probabilities.tolist(), indices.tolist(), strict=True):
                 name = f"image {len(predictions)}" if isinstance(source, Image.Image) else str(source)
@@ -104,5 +104,6 @@ def find_images(paths: Sequence[str | Path]) -> Iterator[Path]:
             raise FreqFormerError(f"there is no image or folder {path}")
 
 
-def _open(source: Source) -> Image.Image:
+def open_source(source: Source) -> Image.Image:
+    """The image that a path names, or a PIL image, in RGB; raises UnreadableImage."""
     return source.convert("RGB") if isinstance(source, Image.Image) else decode(source, str(source))

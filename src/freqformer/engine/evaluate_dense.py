@@ -1,0 +1,181 @@
+"""Evaluate a detector's or a segmenter's checkpoint on a split, and write down what it found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from timm.layers import to_2tuple
+
+from ..data import AnnotatedSamples, open_instances, open_scenes, segmentation_eval_transform
+from ..dense import load_dense
+from ..errors import FreqFormerError
+from ..tables import write_json
+from ..tasks import Task, require, require_size
+from ..tasks.detection import Detection, DetectionConfig, evaluation_instances, sides
+from ..tasks.segmentation import TEST_MODES, Segmentation, SegmentationConfig
+from .bad_images import BadImages
+from .datamodule import evaluation_loader, worker_deaths
+from .evaluate import AnyEvaluation, validate
+from .processes import on_first, together
+from .storage import METRICS
+
+
+@dataclass
+class DenseEvaluation(AnyEvaluation):
+    """What the evaluations of detectors and segmenters are told."""
+
+    model_path: str
+    """A run's folder, or a .ckpt or .safetensors file."""
+    batch_size: int = 4
+    """Images per process and step."""
+    output_dir: str | None = None
+    """Write metrics.json, the results, each class's scores and example pictures into this folder."""
+    overwrite: bool = False
+    """Replace the files of an earlier evaluation there."""
+
+    def check(self) -> None:
+        """Refuse settings outside their range, and a folder that would lose something; raises FreqFormerError."""
+        super().check()
+        require(self.strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", self.strategy)
+        folder = Path(self.output_dir or ".")
+        if self.output_dir is not None and (folder / METRICS).exists() and not self.overwrite:
+            raise FreqFormerError(f"{folder} holds other results: choose another --output-dir, or say --overwrite")
+
+
+@dataclass
+class DetectionEvaluation(DenseEvaluation):
+    """Which detector to evaluate, and on which images."""
+
+    val_json: str | None = None
+    """The split's annotations in COCO's format, where they lie in no usual place."""
+    images: str | None = None
+    """The folder that the annotations' file names begin at."""
+    input_size: int | tuple[int, int] | None = None
+    """Shorter side of the images in pixels, or [shorter side, longest side at most]; by default the checkpoint's."""
+    score_thr: float | None = None
+    """Detections of smaller scores are left out; by default the checkpoint's."""
+    max_dets: int | None = None
+    """Detections of an image at most; by default the checkpoint's."""
+
+
+@dataclass
+class SegmentationEvaluation(DenseEvaluation):
+    """Which segmenter to evaluate, and on which images."""
+
+    val_images: str | None = None
+    """The folder of the images, where they lie in no usual place."""
+    val_masks: str | None = None
+    """The folder of their masks."""
+    class_file: str | None = None
+    """The classes' names, a line each, or with colours; by default classes.txt or its like in the data's folder."""
+    ignore_index: int | None = 255
+    """The value of mask pixels without a class."""
+    shorter_side: int | None = None
+    """Shorter side that images are resized to; by default the checkpoint's."""
+    test_mode: str | None = None
+    """whole, or slide (windows that overlap by a third); by default the checkpoint's."""
+    input_size: int | tuple[int, int] | None = None
+    """Side in pixels of the windows, or [height, width]; by default that of the crops in training."""
+
+
+def evaluate_detector(config: DetectionEvaluation) -> dict[str, Any]:
+    """Evaluate a detector's checkpoint, in as many processes as the config or a launcher says.
+
+    Args:
+        config: what to evaluate, on which images.
+
+    Returns:
+        COCO's scores (``coco_scores``), ``images`` (those that could be read), ``bad_images``, ``seconds``,
+        ``images_per_second``, ``per_class`` (a dict each) and ``data_problems``.
+
+    Raises:
+        FreqFormerError: an unusable checkpoint or data set, or one with other classes.
+    """
+    return together(_detector, config)
+
+
+def evaluate_segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
+    """Evaluate a segmenter's checkpoint, in as many processes as the config or a launcher says.
+
+    Args:
+        config: what to evaluate, on which images.
+
+    Returns:
+        ``mIoU``, ``accuracy``, ``mean_accuracy`` (shares), ``loss``, and the others of `evaluate_detector`.
+
+    Raises:
+        FreqFormerError: an unusable checkpoint or data set, or one with other classes.
+    """
+    return together(_segmenter, config)
+
+
+def _detector(config: DetectionEvaluation) -> dict[str, Any]:
+    config.check()
+    for name in ("score_thr", "max_dets"):
+        value = getattr(config, name)
+        require(value is None or value >= 0, f"--{name.replace('_', '-')}", "0 or more", value)
+    model, _ = load_dense(config.model_path, "detection")
+    if config.input_size is not None:
+        shorter, longest = sides(config.input_size)
+        require(1 <= shorter <= longest, "--input-size", "at least 1, the longest side not below the shorter", None)
+        model.resize_to((shorter, longest))
+    model.limit(config.score_thr, config.max_dets)
+    images = open_instances(
+        config.data_path,
+        config.split,
+        annotations=config.val_json,
+        images=config.images,
+        masks=model.has_masks,
+        classes=model.label_names,
+    )
+    task = Detection(DetectionConfig(), model, images)
+    return _evaluated(config, task, evaluation_instances(images), lambda: task.per_class)
+
+
+def _segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
+    config.check()
+    require(config.test_mode in (None, *TEST_MODES), "--test-mode", "whole or slide", config.test_mode)
+    require_size(config.input_size)
+    model, about = load_dense(config.model_path, "segmentation")
+    shorter = about["shorter_side"] if config.shorter_side is None else config.shorter_side
+    images = open_scenes(
+        config.data_path,
+        config.split,
+        images=config.val_images,
+        masks=config.val_masks,
+        class_file=config.class_file,
+        ignore_index=config.ignore_index,
+        classes=model.label_names,
+    )
+    settings = SegmentationConfig(
+        shorter_side=shorter,
+        test_mode=config.test_mode or about["test_mode"],
+        input_size=to_2tuple(config.input_size or tuple(about["window"])),
+    )
+    task = Segmentation(settings, model, images)
+    samples = AnnotatedSamples(images, segmentation_eval_transform(shorter))
+    return _evaluated(config, task, samples, task.per_class)
+
+
+def _evaluated(config: DenseEvaluation, task: Task, samples: AnnotatedSamples, per_class: Any) -> dict[str, Any]:
+    loader = evaluation_loader(samples, config.batch_size, config.num_workers)
+    bad = BadImages(config.max_bad_images)
+    with worker_deaths():
+        figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
+    rows: Sequence[dict[str, Any]] = per_class()
+    figures = {**figures, "per_class": rows, "data_problems": samples.images.problems}
+    if config.output_dir is not None:
+        folder = Path(config.output_dir)
+        on_first(lambda: _write(folder, task, figures))
+    return figures
+
+
+def _write(folder: Path, task: Task, figures: dict[str, Any]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FreqFormerError(f"cannot make {folder}: {error.strerror}; choose another --output-dir") from error
+    task.draw(folder)
+    task.keep(folder)
+    write_json(folder / METRICS, figures)

@@ -1,0 +1,66 @@
+"""What commands print: progress, tables, notes, the figures of a run."""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .settings import speaks
+
+if TYPE_CHECKING:
+    from .tasks import RunConfig
+
+
+def say(notes: Sequence[str]) -> None:
+    """Print notes to standard error, in one process of several."""
+    for note in notes if speaks() else ():
+        print(f"freqformer: {note}", file=sys.stderr)
+
+
+def shown(doing: str) -> Callable[[Sequence[Any]], Any]:
+    """A function that passes on a sequence's elements, with progress on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return partial(track, description=doing, console=console, transient=True, disable=not console.is_terminal)
+
+
+def in_batches(paths: list[Path], size: int) -> Any:
+    """Batches of paths, with progress on a terminal."""
+    return shown("reading")([paths[i : i + size] for i in range(0, len(paths), size)])
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print columns under a header."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*header, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    # On a pipe no line is folded: a program reads it.
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False, markup=False, emoji=False)
+    console.print(table)
+
+
+def run_and_report(config: "RunConfig", scores: Callable[[dict[str, Any]], str]) -> int:
+    """Run a config and print the figures of each set of weights that it leaves.
+
+    Args:
+        config: the run's settings.
+        scores: puts a set's figures into words.
+
+    Returns:
+        The exit code.
+    """
+    from .engine import run
+
+    metrics = run(config)
+    if speaks():
+        print(f"best epoch: {scores(metrics['best'])}")
+        for name, what in (("raw", "its weights without the average"), ("average", "mean of the last epochs")):
+            if name in metrics:
+                print(f"{what}: {scores(metrics[name])}")
+    return 0
