@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from PIL import Image
 from freqformer.data import UnreadableImage, open_instances
 from freqformer.data.coco import _varied_order
 from freqformer.data.masks import Outline, decode_masks, mask_area, mask_box, outline, unpack
-from freqformer.errors import FreqFormerError
+from freqformer.errors import FreqFormerError, MissingExtra
 
 SHARED = Path(os.environ.get("FREQFORMER_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 # pycocotools is older than NumPy 2.
@@ -136,6 +137,14 @@ def test_the_ground_truth(tmp_path):
     assert [one["area"] for one in without] == [256, 5.5, 5, 56]
     assert not any("segmentation" in one for one in without)
     json.dumps(truth)
+
+
+def test_masks_need_a_library(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval.core", None)
+    put(tmp_path)
+    assert len(open_instances(tmp_path, "train")) == 3
+    with pytest.raises(MissingExtra, match=r"pip install 'freqformer\[dense\]'"):
+        open_instances(tmp_path, "train", masks=True)
 
 
 def test_ids_that_are_strings(tmp_path):
@@ -578,5 +587,12 @@ class TestRealData:
                 evaluation.accumulate()
                 evaluation.summarize()
                 scores.append(evaluation.stats.tolist())
+            faster = pytest.importorskip("faster_coco_eval")
+            reference = faster.COCO(truth)
+            evaluation = faster.COCOeval_faster(reference, reference.loadRes(results), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
         assert scores[0] == scores[1]
+        assert scores[0] == pytest.approx(list(evaluation.stats)[:12])
         assert 0.1 < scores[0][0] <= 1

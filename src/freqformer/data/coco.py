@@ -197,7 +197,7 @@ def open_instances(
     table = usable(records, label_of, problems, masks=masks)
     count = len(records.files)
     if records.annotations and not len(table.rows):
-        reasons = ", ".join(f"{count} {phrase}" for phrase, count in problems.items())
+        reasons = ", ".join(f"{times} {phrase}" for phrase, times in problems.items())
         raise FreqFormerError(f"{file}: none of its {len(records.annotations)} annotations is usable: {reasons}")
     if empty := count - len(np.unique(table.rows)):
         problems["images without annotations (kept)"] = empty
