@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from freqformer.data.coco_files import find_annotations, find_images
 from freqformer.data.coco_records import Records, corners, fill_sizes, read_records, usable
 from freqformer.data.files import Packed
-from freqformer.data.images import UnreadableImage, decode
+from freqformer.data.images import UnreadableImage, decode, printable
 from freqformer.data.run_lengths import decode_masks, mask_area, require_library, unpack
 from freqformer.errors import FreqFormerError
 
@@ -197,7 +197,7 @@ def open_instances(
     table = usable(records, label_of, problems, masks=masks)
     count = len(records.files)
     if records.annotations and not len(table.rows):
-        reasons = ", ".join(f"{count} {phrase}" for phrase, count in problems.items())
+        reasons = ", ".join(f"{times} {phrase}" for phrase, times in problems.items())
         raise FreqFormerError(f"{file}: none of its {len(records.annotations)} annotations is usable: {reasons}")
     if empty := count - len(np.unique(table.rows)):
         problems["images without annotations (kept)"] = empty
@@ -239,9 +239,10 @@ def _follow(file: Path, records: Records, classes: Sequence[str] | None) -> tupl
     id_of = {name: number for number, name in records.categories.items()}
     used = {record.category_id for record in records.annotations if record and type(record.category_id) is int}
     if unknown := [name for name, number in id_of.items() if number in used and name not in set(classes)]:
+        some = ", ".join([*map(printable, classes[:5]), *(["..."] if len(classes) > 5 else [])])
         raise FreqFormerError(
             f"{file} has annotations of {unknown[0]!r}, which is not among the model's {len(classes)} classes "
-            f"({', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}); use the data set that it was trained on"
+            f"({some}); use the data set that it was trained on"
         )
     free = itertools.count(max(records.categories) + 1)
     return list(classes), [id_of[name] if name in id_of else next(free) for name in classes]
@@ -257,7 +258,7 @@ def _varied_order(count: int, rows: np.ndarray, labels: np.ndarray) -> np.ndarra
     Returns:
         A permutation of 0..count-1, int64 (count,). In turn each class that fewer than one image has so far, the
         rarest first, brings its next image, then each that fewer than two have, and so on; images without a class are
-        a class of their own.
+        a class of their own, the last.
     """
     # RandomState's streams are frozen, those of NumPy's newer generators are not.
     shuffled = np.random.RandomState(0).permutation(count)
@@ -268,13 +269,13 @@ def _varied_order(count: int, rows: np.ndarray, labels: np.ndarray) -> np.ndarra
     images_of = [deque(pairs[1, pairs[0] == label].tolist()) for label in range(nothing + 1)]
     order = np.argsort(pairs[1], kind="stable")
     classes_of = np.split(pairs[0, order], np.cumsum(np.bincount(pairs[1], minlength=count))[:-1])
-    by_rarity = sorted((label for label in range(nothing + 1) if images_of[label]), key=lambda c: len(images_of[c]))
+    by_rarity = sorted(range(nothing), key=lambda label: len(images_of[label]))
     seen, taken = np.zeros(nothing + 1, dtype=np.int64), np.zeros(count, dtype=bool)
     chosen: list[int] = []
     for wanted in range(1, count + 1):
         if len(chosen) == count:
             break
-        for label in by_rarity:
+        for label in (*by_rarity, nothing):
             while seen[label] < wanted and images_of[label]:
                 image = images_of[label].popleft()
                 if not taken[image]:

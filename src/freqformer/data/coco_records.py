@@ -14,7 +14,7 @@ from freqformer.data.images import upright_size
 from freqformer.data.run_lengths import Outline, mask_box, outline, unpack
 from freqformer.errors import FreqFormerError
 
-# A side above, in pixels, is a slip of whoever wrote the file.
+# What is above, in pixels, is a slip of whoever wrote the file: the side of an image, the coordinate of a box.
 _LONGEST_SIDE = 1 << 17
 _LARGEST = 1e9
 # Files give hundredths of pixels.
@@ -75,7 +75,7 @@ def read_records(file: Path, problems: Counter[str], *, masks: bool) -> Records:
     Raises:
         FreqFormerError: it is not JSON, or of another form; or two images, or two categories, have one id.
     """
-    # COCO's training annotations are 25 million numbers: each annotation is packed as soon as it is parsed.
+    # The polygons of COCO are tens of millions of numbers: each annotation is packed as soon as it is parsed.
     with tqdm(desc=f"reading {file.name}", unit=" annotations", disable=None, delay=2, leave=False) as bar:
 
         def packed(record: dict[str, Any]) -> Any:
@@ -131,7 +131,8 @@ def usable(records: Records, label_of: Mapping[int, int], problems: Counter[str]
     """
     row_of = {number: row for row, number in enumerate(records.ids)}
     found: list[tuple[int, int, list[float], Record]] = []
-    for record in records.annotations:
+    progress = tqdm(records.annotations, "checking", unit=" annotations", disable=None, delay=2, leave=False)
+    for record in progress:
         sound = _sound(record, row_of, label_of, records.sizes, masks)
         if isinstance(sound, str):
             problems[sound] += 1
@@ -224,7 +225,7 @@ def _look_up(table: Mapping[Any, int], key: Any) -> int | None:
 
 
 def _is_number(value: Any) -> bool:
-    # Beyond this neither images nor float32 go; NaN is no number.
+    # NaN is not below anything.
     return type(value) in (int, float) and abs(value) < _LARGEST
 
 

@@ -88,7 +88,7 @@ def _scale(size: tuple[int, int], shorter: int, longest: int) -> float:
 
 
 def _scaled(side: int, scale: float) -> int:
-    return max(1, round(side * scale))
+    return max(1, int(side * scale + 0.5))
 
 
 def _resize(
@@ -102,7 +102,7 @@ def _resize(
     factor = float(torch.empty(()).uniform_(*jitter))
     scale = factor * _scale((height, width), shorter, longest)
     # What would be cut off is never resized: twice the size is four times the memory of all masks.
-    window = [min(side, max(1, round(limit / scale))) for side, limit in zip((height, width), whole, strict=True)]
+    window = [min(side, math.ceil(limit / scale)) for side, limit in zip((height, width), whole, strict=True)]
     top, left = (int(torch.randint(side - kept + 1, ())) for side, kept in zip((height, width), window, strict=True))
     size = [min(limit, _scaled(side, scale)) for side, limit in zip(window, whole, strict=True)]
     crop = partial(F.resized_crop, top=top, left=left, height=window[0], width=window[1], size=size, antialias=True)

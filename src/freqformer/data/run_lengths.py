@@ -108,12 +108,9 @@ def mask_box(segmentation: Any, size: tuple[int, int]) -> list[float] | None:
 
     Args and errors as of `decode_masks`.
     """
-    mask = decode_masks([segmentation], size)[0]
-    columns, rows = (np.flatnonzero(mask.any(axis)) for axis in (0, 1))
-    if not len(columns):
-        return None
-    left, top = int(columns[0]), int(rows[0])
-    return [float(left), float(top), float(columns[-1] + 1 - left), float(rows[-1] + 1 - top)]
+    library = _library()
+    box = [float(side) for side in library.toBbox(library.segmToRle(segmentation, size[1], size[0]))]
+    return box if box[2] > 0 and box[3] > 0 else None
 
 
 def require_library() -> None:
