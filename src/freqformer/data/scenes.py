@@ -1,5 +1,6 @@
 """Scenes: images with a mask of classes each, in folders."""
 
+import contextlib
 import os
 import re
 from collections import Counter
@@ -18,7 +19,7 @@ from freqformer.data.class_names import ClassFile, default_palette, find_class_f
 from freqformer.data.files import Packed, pack_paths, path_at
 from freqformer.data.folders import image_files
 from freqformer.data.images import UnreadableImage, decode
-from freqformer.data.masks import MaskReader, check_kind, read_values
+from freqformer.data.masks import IGNORED, MaskReader, check_kind, read_values
 from freqformer.errors import FreqFormerError
 
 _WORDS = {"train": ("train", "training"), "val": ("val", "validation")}
@@ -76,6 +77,15 @@ class Scenes:
             sizes = f"{mask.shape[1]}x{mask.shape[0]}", f"{image.width}x{image.height}"
             raise UnreadableImage(name, f"its mask {mask_path} has {sizes[0]} pixels and the image {sizes[1]}")
         return image, tv_tensors.Mask(torch.from_numpy(mask))
+
+    def counts(self) -> np.ndarray:
+        """Count the pixels of each class, int64 (K,); masks that cannot be read count nothing."""
+        counts = np.zeros(IGNORED + 1, dtype=np.int64)
+        for i in tqdm(range(len(self)), "counting classes", disable=None, leave=False):
+            with contextlib.suppress(UnreadableImage):
+                mask = self.reader.read(path_at(self.masks, int(self.rows[i])), self.name(i))
+                counts += np.bincount(mask.ravel(), minlength=IGNORED + 1)
+        return counts[: len(self.classes)]
 
     def name(self, i: int) -> str:
         """Return the path of the i-th image."""

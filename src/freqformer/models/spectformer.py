@@ -78,6 +78,14 @@ _TINY_PYRAMID: dict[str, Any] = {
     "depths": (1, 1, 2, 1),
 }
 
+_NANO_PYRAMID: dict[str, Any] = {
+    "stem_dim": 16,
+    "embed_dims": (32, 64, 128, 256),
+    "num_heads": (1, 2, 4, 8),
+    "mlp_ratios": (4, 4, 4, 4),
+    "depths": (1, 1, 2, 1),
+}
+
 
 def _cfg(size: str) -> dict[str, Any]:
     if size in _PYRAMIDS:
@@ -91,6 +99,7 @@ default_cfgs = generate_default_cfgs(
     {
         **{f"{family}_{size}": _cfg(size) for family in _FAMILIES for size in (*_SIZES, *_PYRAMIDS)},
         "freqformer_n": default_cfg(img_size=32, stride=4, crop_pct=1.0),
+        "freqformer_h_n": default_cfg(stride=32, first_conv="stem.conv.0"),
         **{f"test_{family}": default_cfg(**_tiny_cfg, stride=8) for family in _FAMILIES},
         **{f"test_{family}_h": default_cfg(**_tiny_cfg, stride=32, first_conv="stem.conv.0") for family in _FAMILIES},
     }
@@ -276,6 +285,12 @@ def freqformer_h_l(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
 def freqformer_n(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
     """Our own FreqFormer for small images: 32x32 pixels, patches of 4, 1.5 M parameters."""
     return _spectformer("freqformer_n", pretrained, kwargs, _NANO)
+
+
+@register_model
+def freqformer_h_n(pretrained: bool = False, **kwargs: Any) -> SpectralNet:
+    """Our own FreqFormer-H for small data and slow machines: a pyramid of 3.1 M parameters."""
+    return _pyramid("freqformer_h_n", pretrained, kwargs, _NANO_PYRAMID)
 
 
 @register_model

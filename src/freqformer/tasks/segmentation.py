@@ -65,6 +65,9 @@ class SegmentationConfig(DenseConfig):
     """Smallest and largest random scale of training images."""
     max_share: float = 0.75
     """Draw a crop again while one class has more of it."""
+    class_balance: float = 0.0
+    """Weigh each class in the loss by its share of the training pixels to the power of minus this; 0 weighs all alike,
+    1 gives every class the same part."""
     test_mode: str = "whole"
     """How images are evaluated: whole, or slide (windows of the input size that overlap by a third)."""
     epochs: int = 64
@@ -93,6 +96,7 @@ class SegmentationConfig(DenseConfig):
         for split in ("train", "val"):
             images, masks = getattr(self, f"{split}_images"), getattr(self, f"{split}_masks")
             require((images is None) == (masks is None), f"--{split}-masks", f"given with --{split}-images", masks)
+        require(0 <= self.class_balance <= 1, "--class-balance", "between 0 and 1", self.class_balance)
         require_size(self.input_size)
 
     def default_output_dir(self) -> str:
@@ -145,7 +149,8 @@ class SegmentationConfig(DenseConfig):
             color_jitter=self.color_jitter,
             max_share=self.max_share,
         )
-        task = Segmentation(self, self.make_model(train.classes), val)
+        weights = balanced(train.counts(), self.class_balance) if self.class_balance else None
+        task = Segmentation(self, self.make_model(train.classes), val, weights)
         samples = AnnotatedSamples(train, augment, self.seed)
         return task, samples, AnnotatedSamples(val, segmentation_eval_transform(self.shorter_side))
 
@@ -160,13 +165,17 @@ class Segmentation(DenseTask):
         config: the run's settings.
         model: the segmenter.
         val: what is evaluated on.
+        class_weights: of each class in the loss, (K,); by default all alike.
     """
 
     monitor = "val/mIoU"
     config: SegmentationConfig
     model: Segmenter
+    class_weights: Tensor | None
 
-    def __init__(self, config: SegmentationConfig, model: Segmenter, val: Scenes) -> None:
+    def __init__(
+        self, config: SegmentationConfig, model: Segmenter, val: Scenes, class_weights: Tensor | None = None
+    ) -> None:
         about = {
             "palette": val.palette.tolist(),
             "shorter_side": config.shorter_side,
@@ -175,6 +184,7 @@ class Segmentation(DenseTask):
         }
         super().__init__(config, model, about)
         self.val = val
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.val_loss = MeanMetric()
         self.confusion = MulticlassConfusionMatrix(len(val.classes), ignore_index=IGNORED)
         self.counts = torch.zeros(len(val.classes), len(val.classes), dtype=torch.int64)
@@ -185,9 +195,12 @@ class Segmentation(DenseTask):
         """Cross-entropy over the pixels that have a class, a scalar."""
         logits = self.model(torch.stack(batch["image"])).float()
         target = torch.stack(batch["target"])
+        weights = self.class_weights
+        total = F.cross_entropy(logits, target, weights, ignore_index=IGNORED, reduction="sum")
+        counted = target != IGNORED
+        seen = counted.sum() if weights is None else weights[target[counted]].sum()
         # Where no pixel has a class the mean would be of nothing.
-        seen = (target != IGNORED).sum().clamp(min=1)
-        return F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="sum") / seen
+        return total / seen.clamp(min=1e-6)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""
@@ -264,6 +277,21 @@ def segment_logits(model: Segmenter, image: Tensor, size: tuple[int, int], mode:
     if logits.shape[-2:] == size:
         return logits
     return F.interpolate(logits[None], size, mode="bilinear", align_corners=False)[0]
+
+
+def balanced(counts: np.ndarray, power: float) -> Tensor:
+    """The weights of classes in a loss: their shares to the power of minus ``power``, 1 on the mean over the pixels.
+
+    Args:
+        counts: the pixels of each class (K,); one that never occurs has no weight.
+        power: 0 to 1.
+
+    Returns:
+        Float32 (K,).
+    """
+    shares = counts / max(1, counts.sum())
+    weights = np.where(counts > 0, np.maximum(shares, 1e-12) ** -power, 0.0)
+    return torch.tensor(weights / (weights * shares).sum(), dtype=torch.float32)
 
 
 def segmentation_scores(counts: Tensor) -> dict[str, float]:
