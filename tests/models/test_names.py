@@ -38,16 +38,9 @@ def test_the_designs_names_are_registered():
     pyramids |= {f"{f}_h_{size}" for f in ("spectformer", "freqformer") for size in ("s", "b", "l")}
     pyramids |= {f"{f}_{size}" for f in ("dfformer", "cdfformer") for size in ("s18", "s36", "m36", "b36")}
     ablations = {"gfformer_s18", *(f"dfformer_s18_{change}" for change in ("gelu", "relu", "k2", "d8", "afno"))}
-    tiny = {
-        "freqformer_n",
-        "gfnet_h_n",
-        "freqformer_h_n",
-        "test_gfnet",
-        "test_spectformer",
-        "test_freqformer",
-        "test_dfformer",
-    }
-    assert isotropic | pyramids | ablations | tiny <= set(NAMES)
+    nano = {"freqformer_n", "gfnet_h_n", "freqformer_h_n"}
+    tiny = {"test_gfnet", "test_spectformer", "test_freqformer", "test_dfformer"}
+    assert isotropic | pyramids | ablations | nano | tiny <= set(NAMES)
 
 
 def test_patterns_choose_names():
