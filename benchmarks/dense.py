@@ -19,7 +19,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from freqformer.bench import make_row
+from freqformer.bench import append_rows, make_row
+from freqformer.bench.record import Row, read_rows
 
 ROWS = Path(__file__).parent / "results" / "dense.json"
 CONVOLUTIONAL = "regnetx_002"
