@@ -41,7 +41,10 @@ TASKS: dict[str, dict[str, Any]] = {
         "score": "mask_AP50",
     },
     "camvid": {
-        "command": ["segment", "train", "--recipe", "small_fpn", "--data-path", "camvid", "--ignore-index", "11"],
+        "command": [
+            *("segment", "train", "--recipe", "small_fpn", "--data-path", "camvid", "--ignore-index", "11"),
+            *("--color-jitter", "0.3", "--class-balance", "0.5"),
+        ],
         "spectral": ["--arch", "freqformer_h_n", "--model-args.spectral_stages", "4", "--native-size", "192", "256"],
         "test": ["segment", "eval", "--data-path", "camvid", "--ignore-index", "11", "--split", "test"],
         "score": "mIoU",
@@ -71,7 +74,7 @@ def latest(rows: list[Row]) -> list[Row]:
 def compare(task: str, data: Path, minutes: float, runs: Path) -> list[Row]:
     """Train both arms of a task at once, and test them."""
     settings = TASKS[task]
-    arms = {"spectral": settings["spectral"], "convolutional": ["--arch", CONVOLUTIONAL]}
+    arms = {"spectral": settings["spectral"], "convolutional": ["--arch", CONVOLUTIONAL, "--native-size", "none"]}
     line = _located(settings["command"], data)
     trial = ["--epochs", "3", "--eval-every", "3", "--overwrite"]
     trials = together({arm: [*line, *own, *trial, "--output-dir", f"{runs}/trial-{arm}"] for arm, own in arms.items()})
