@@ -211,7 +211,8 @@ def _recipes(flags: "Flags", words: list[str]) -> int:
         for recipe in chosen:
             print(json.dumps(asdict(recipe)))
     elif args["name"] is None:
-        print_table(["name", "what", "source"], [[recipe.name, recipe.what, recipe.source] for recipe in chosen])
+        rows = [[recipe.name, recipe.command, recipe.what, recipe.source] for recipe in chosen]
+        print_table(["name", "command", "what", "source"], rows)
     else:
         print(as_yaml(chosen[0].settings, "\n"))
     return 0

@@ -37,9 +37,8 @@ def settings_of_a_run(
     args = flags.parse(words)
     recipe = _recipe(args, timm=timm)
     if recipe is not None:
-        if foreign := recipe.settings.keys() - {field.name for field in fields(config_type)}:
-            flag = sorted(foreign)[0].replace("_", "-")
-            raise FreqFormerError(f"the recipe {recipe.name} is for another command: it sets --{flag}")
+        if recipe.command != config_type.command:
+            raise FreqFormerError(f"the recipe {recipe.name} is for `freqformer {recipe.command}`")
         recipe = replace(recipe, settings={k: v for k, v in recipe.settings.items() if k not in chosen})
         # What is given, by a config file or a flag, changes the recipe.
         flags.defaults(recipe.settings)

@@ -225,7 +225,7 @@ def test_flags_reach_the_method(command, weights, tmp_path):
         ("--encoder test_vit --no-pretrained --strategy fsdp", "--strategy must be ddp"),
         (
             "--encoder test_vit --no-pretrained --recipe imagenet_gfnet_xs",
-            "the recipe imagenet_gfnet_xs is for another command",
+            "the recipe imagenet_gfnet_xs is for `freqformer train`",
         ),
     ],
 )

@@ -163,6 +163,7 @@ def create_detector(
     anchor_sizes: Sequence[int] | None = None,
     anchor_ratios: Sequence[float] = (0.5, 1.0, 2.0),
     proposals: int = 1000,
+    roi_samples: int = 512,
     score_thr: float = 0.05,
     nms_thr: float = 0.5,
     max_dets: int = 100,
@@ -187,8 +188,9 @@ def create_detector(
         anchor_sizes: side in pixels of each level's anchors, in images as resized; RetinaNet has three, a third of an
             octave apart, from each. By default 32 to 512.
         anchor_ratios: heights over widths of the anchors.
-        proposals: of a two-stage detector: boxes that the first stage hands on, in evaluation; twice as many in
-            training.
+        proposals: of a two-stage detector: boxes that the first stage hands on; in training it chooses them of twice as
+            many of each level.
+        roi_samples: of a two-stage detector: how many of them, of each image, the second stage is trained on.
         score_thr: detections of smaller scores are left out.
         nms_thr: of two boxes of a class that overlap more, by their intersection over union, one is left out.
         max_dets: detections of an image at most.
@@ -242,7 +244,15 @@ def create_detector(
         )
     else:
         net = _two_stages(
-            detector, pyramid, classes + 1, norm, proposals, anchors[0], rpn_anchor_generator=generator, **shared
+            detector,
+            pyramid,
+            classes + 1,
+            norm,
+            proposals,
+            anchors[0],
+            rpn_anchor_generator=generator,
+            box_batch_size_per_image=roi_samples,
+            **shared,
         )
         net.roi_heads.score_thresh, net.roi_heads.nms_thresh = score_thr, nms_thr
         net.roi_heads.detections_per_img = max_dets
@@ -258,6 +268,7 @@ def create_detector(
         "anchor_sizes": list(anchors),
         "anchor_ratios": list(anchor_ratios),
         "proposals": proposals,
+        "roi_samples": roi_samples,
         "score_thr": score_thr,
         "nms_thr": nms_thr,
         "max_dets": max_dets,
@@ -286,7 +297,7 @@ def _two_stages(
         "box_head": head,
         "box_predictor": FastRCNNPredictor(hidden, classes),
         "rpn_pre_nms_top_n_train": 2 * proposals,
-        "rpn_post_nms_top_n_train": 2 * proposals,
+        "rpn_post_nms_top_n_train": proposals,
         "rpn_pre_nms_top_n_test": proposals,
         "rpn_post_nms_top_n_test": proposals,
     }

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -23,6 +23,8 @@ ADAPTERS = "adapters"
 @dataclass
 class AdaptationConfig(ImagesConfig):
     """An adaptation run: encoder, methods, data and augmentation besides what every run has."""
+
+    command: ClassVar[str] = "adapt"
 
     encoder: str = "sup_vitb16_imagenet21k"
     """What is adapted: FreqFit's names (sup_vitb16_imagenet21k, sup_vitl16_imagenet21k, mae_vitb16, mocov3_vitb16,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import FreqFormerError
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 @dataclass
 class RunConfig:
     """Optimisation, engine and output of a run; the defaults are GFNet's training script's."""
+
+    command: ClassVar[str] = "train"
+    """The command that takes it."""
 
     epochs: int = 300
     """Passes over the training split."""

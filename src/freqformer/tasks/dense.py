@@ -26,8 +26,8 @@ class DenseConfig(RunConfig):
     native_size: int | tuple[int, int] | None = None
     """Image side in pixels, or [height, width], that the backbone's filters and position embedding are kept for; others
     are resampled as images come. By default the backbone's own."""
-    drop_path: float | None = None
-    """Stochastic depth of the backbone; by default the variant's published rate."""
+    drop_path: float | None = 0.0
+    """Stochastic depth of the backbone; none: the variant's published rate."""
     data_path: str | None = None
     """The folder the data set lies in."""
     train_split: str = "train"
@@ -44,6 +44,10 @@ class DenseConfig(RunConfig):
     """The batch that lr is meant for; none takes lr as it is."""
     min_lr: float = 0.0
     """Learning rate at the end of the schedule."""
+    weight_decay: float = 0.05
+    """Weight decay; norms, biases and position embeddings have none without --decay-all."""
+    decay_all: bool = True
+    """Weight decay of norms, biases and position embeddings too."""
     clip_grad: float | None = None
     """Largest gradient norm; none does not clip."""
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -33,6 +33,8 @@ _LOGGED = ("AP", "AP50", "AP75")
 class DetectionConfig(DenseConfig):
     """A run of detection or instance segmentation; the defaults are the papers' RetinaNet 1x on COCO."""
 
+    command: ClassVar[str] = "detect train"
+
     detector: str = "retinanet"
     """retinanet, fasterrcnn or maskrcnn (which learns from masks too), over a feature pyramid."""
     train_json: str | None = None
@@ -58,7 +60,9 @@ class DetectionConfig(DenseConfig):
     anchor_ratios: list[float] = field(default_factory=lambda: [0.5, 1.0, 2.0])
     """Heights over widths of the anchors."""
     proposals: int = 1000
-    """Boxes that the first of two stages hands on; in training twice as many."""
+    """Boxes that the first of two stages hands on; in training it chooses them of twice as many."""
+    roi_samples: int = 512
+    """How many of them, of each image, the second stage is trained on."""
     score_thr: float = 0.05
     """Detections of smaller scores are left out."""
     nms_thr: float = 0.5
@@ -71,14 +75,14 @@ class DetectionConfig(DenseConfig):
     """Images per process and micro-batch."""
     lr: float = 1e-4
     """Learning rate for lr_base_batch images a step; scaled linearly with the images of a step."""
-    weight_decay: float = 1e-4
-    """Weight decay; norms, biases and position embeddings have none."""
     sched: str = "multistep"
     """Learning-rate schedule, by timm's name, followed step by step."""
     decay_milestones: list[int] = field(default_factory=lambda: [8, 11])
     """Epochs after which the schedule `multistep` decays."""
-    warmup_epochs: float | None = None
-    """Epochs of warm-up; by default 5, or a fifth of a run shorter than 25 epochs."""
+    warmup_epochs: float | None = 0.068
+    """Epochs of warm-up, by default 500 steps of 16 images of COCO; none: 5, or a fifth of a run shorter than 25."""
+    warmup_lr: float = 1e-7
+    """Learning rate at the start of the warm-up."""
 
     def __post_init__(self) -> None:
         self.detector = self.detector.lower().replace("_", "").replace("-", "")
@@ -96,6 +100,7 @@ class DetectionConfig(DenseConfig):
         require(min(self.anchor_sizes, default=0) > 0, "--anchor-sizes", "above 0", self.anchor_sizes)
         require(min(self.anchor_ratios, default=0) > 0, "--anchor-ratios", "above 0", self.anchor_ratios)
         require(self.proposals >= 1, "--proposals", "at least 1", self.proposals)
+        require(self.roi_samples >= 1, "--roi-samples", "at least 1", self.roi_samples)
         require(self.max_dets >= 1, "--max-dets", "at least 1", self.max_dets)
         for name in ("score_thr", "nms_thr"):
             value = getattr(self, name)
@@ -124,6 +129,7 @@ class DetectionConfig(DenseConfig):
             anchor_sizes=self.anchor_sizes,
             anchor_ratios=self.anchor_ratios,
             proposals=self.proposals,
+            roi_samples=self.roi_samples,
             score_thr=self.score_thr,
             nms_thr=self.nms_thr,
             max_dets=self.max_dets,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -39,6 +39,8 @@ TEST_MODES = ("whole", "slide")
 class SegmentationConfig(DenseConfig):
     """A run of semantic segmentation; the defaults are the papers' Semantic FPN on ADE20K."""
 
+    command: ClassVar[str] = "segment train"
+
     decoder: str = "fpn"
     """Decoder of segmentation_models_pytorch: fpn (Semantic FPN), unet, unetplusplus, manet, upernet or segformer."""
     decoder_args: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +65,9 @@ class SegmentationConfig(DenseConfig):
     """Shorter side that images are resized to before the random scale, and in evaluation; none: as they are."""
     scale: tuple[float, float] = (0.5, 2.0)
     """Smallest and largest random scale of training images."""
+    color_jitter: float = 0.3
+    """Largest relative change of brightness, contrast and saturation; by default what comes nearest to the papers'
+    photometric distortion, which half of the time changes each by more."""
     max_share: float = 0.75
     """Draw a crop again while one class has more of it."""
     class_balance: float = 0.0
@@ -79,13 +84,13 @@ class SegmentationConfig(DenseConfig):
     lr_base_batch: int | None = 32
     """The batch that lr is meant for; none takes lr as it is."""
     weight_decay: float = 1e-4
-    """Weight decay; norms, biases and position embeddings have none."""
+    """Weight decay; norms, biases and position embeddings have none without --decay-all."""
     sched: str = "poly"
     """Learning-rate schedule, by timm's name, followed step by step."""
     decay_rate: float = 0.9
     """Factor of each decay of the schedules `step` and `multistep`; the power of `poly`."""
     warmup_epochs: float | None = 0.0
-    """Epochs of warm-up; by default 5, or a fifth of a run shorter than 25 epochs."""
+    """Epochs of warm-up; none: 5, or a fifth of a run shorter than 25 epochs."""
 
     def check(self) -> None:
         """Refuse settings outside their range; raises FreqFormerError."""

@@ -4,13 +4,15 @@ import difflib
 import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import FreqFormerError
-from ...tasks import ClassificationConfig
+
+if TYPE_CHECKING:
+    from ...tasks import RunConfig
 
 Settings = dict[str, Any]
-"""Fields of ClassificationConfig that differ from their defaults."""
+"""Fields of the command's config that differ from their defaults."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Recipe:
     """A paper's setting by name."""
 
     name: str
+    command: str
+    """The command that it is for, such as "train" or "detect train"."""
     what: str
     """What it trains, in one sentence."""
     source: str
@@ -32,34 +36,36 @@ RECIPES: dict[str, Recipe] = {}
 """Every recipe by name, in the order of definition."""
 
 
-def recipe(name: str, *, needs: tuple[str, ...] = ()) -> Callable[[Callable[[], Settings]], Callable[[], Settings]]:
+def recipe(
+    name: str, *, command: str = "train", needs: tuple[str, ...] = ()
+) -> Callable[[Callable[[], Settings]], Callable[[], Settings]]:
     """Register a function of no argument as a recipe; its docstring says what it is and, after "Source:", whence."""
 
     def register(function: Callable[[], Settings]) -> Callable[[], Settings]:
-        _register(name, inspect.getdoc(function) or "", needs, function())
+        _register(name, command, inspect.getdoc(function) or "", needs, function())
         return function
 
     return register
 
 
 def recipe_of_each(
-    *values: str, name: str, needs: tuple[str, ...] = ()
+    *values: str, name: str, command: str = "train", needs: tuple[str, ...] = ()
 ) -> Callable[[Callable[[str], Settings]], Callable[[str], Settings]]:
     """Register a function of one word as a recipe for each word; ``{}`` stands for it in name and docstring."""
 
     def register(function: Callable[[str], Settings]) -> Callable[[str], Settings]:
         for value in values:
             text = (inspect.getdoc(function) or "").replace("{}", value)
-            _register(name.replace("{}", value), text, needs, function(value))
+            _register(name.replace("{}", value), command, text, needs, function(value))
         return function
 
     return register
 
 
-def _register(name: str, text: str, needs: tuple[str, ...], settings: Settings) -> None:
+def _register(name: str, command: str, text: str, needs: tuple[str, ...], settings: Settings) -> None:
     what, _, rest = text.partition("\n\n")
     _, _, source = rest.partition("Source: ")
-    RECIPES[name] = Recipe(name, _line(what).rstrip("."), _line(source).rstrip("."), needs, settings)
+    RECIPES[name] = Recipe(name, command, _line(what).rstrip("."), _line(source).rstrip("."), needs, settings)
 
 
 def _line(text: str) -> str:
@@ -99,8 +105,8 @@ def fit_recipe(recipe: Recipe, given: dict[str, Any]) -> None:
         given["warmup_epochs"] = None
 
 
-def recipe_config(name: str, **changes: Any) -> ClassificationConfig:
-    """The complete settings of a recipe.
+def recipe_config(name: str, **changes: Any) -> "RunConfig":
+    """The complete settings of a recipe: the config of the command that it is for.
 
     Args:
         name: the recipe's name.
@@ -110,6 +116,28 @@ def recipe_config(name: str, **changes: Any) -> ClassificationConfig:
         FreqFormerError: there is none of that name, or it needs a field that is not given.
     """
     found = get_recipe(name)
-    settings = {**asdict(ClassificationConfig()), **found.settings, **changes}
+    config_type = _config_type(found.command)
+    settings = {**asdict(config_type()), **found.settings, **changes}
     fit_recipe(found, settings)
-    return ClassificationConfig(**settings)
+    return config_type(**settings)
+
+
+def _config_type(command: str) -> type["RunConfig"]:
+    """A command's config class; those of detection and segmentation need the extra `dense`, the list does not."""
+    if command == "train":
+        from ...tasks import ClassificationConfig
+
+        return ClassificationConfig
+    if command == "adapt":
+        from ...tasks import AdaptationConfig
+
+        return AdaptationConfig
+    if command == "detect train":
+        from ...tasks.detection import DetectionConfig
+
+        return DetectionConfig
+    if command == "segment train":
+        from ...tasks.segmentation import SegmentationConfig
+
+        return SegmentationConfig
+    raise ValueError(f"no command {command!r} takes recipes")

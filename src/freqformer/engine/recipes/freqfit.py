@@ -4,11 +4,8 @@ Adaptation" (arXiv 2411.19297), whose code is that of Visual Prompt Tuning (ECCV
 from .base import Settings, recipe
 
 PROTOCOL: Settings = {
-    "batch_size": 64,
-    "epochs": 100,
     "opt": "sgd",
     "lr": 0.1,
-    "lr_base_batch": None,
     "weight_decay": 0.01,
     "decay_all": True,
     "warmup_epochs": 5,
@@ -17,30 +14,27 @@ PROTOCOL: Settings = {
     "min_lr": 0.0,
     "sched_by_epoch": True,
     "clip_grad": None,
-    "smoothing": 0.0,
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "aa": "none",
     "interpolation": "bilinear",
     "precision": "32-true",
 }
-"""What both have in common.
+"""What both have in common, besides the defaults of `freqformer adapt`.
 
-- batch_size, lr, weight_decay: the printed line, `bash run.sh cifar100 sup_vitb16_imagenet21k 64 0.1 0.01 0 0 freqfit`.
-- lr_base_batch: train.py takes the rate as it is; the tuning scripts multiply theirs by the batch over 256.
+- lr, weight_decay: the printed line, `bash run.sh cifar100 sup_vitb16_imagenet21k 64 0.1 0.01 0 0 freqfit`, whose 64
+  images are the default. So are 100 epochs, a rate that is taken as it is (train.py; the tuning scripts multiply theirs
+  by the batch over 256), and no smoothing, mixing or auto-augment, of which train_classifier has none.
 - opt: run.sh says sgd, over the adamw of base-finetune.yaml; momentum 0.9 is there and the default here.
 - decay_all: make_optimizer spares the last layer's bias alone.
-- epochs, warmup_epochs: base-finetune.yaml, which cub.yaml and so run.sh builds on.
+- warmup_epochs: base-finetune.yaml, which cub.yaml and so run.sh builds on.
 - sched_by_epoch, warmup_prefix, warmup_lr, min_lr: WarmupCosineSchedule, stepped once an epoch; so the first epoch's
   rate is 0.
-- clip_grad, smoothing, mixup, cutmix, aa: train_classifier has none of them.
+- clip_grad: train_classifier does not clip.
 - Its networks have no stochastic depth; encoders have none here either, unless --encoder-args says so.
 - interpolation: the default of tf.image.resize and of torchvision's Resize.
 - precision: there is no autocast.
 """
 
 
-@recipe("freqfit_vtab")
+@recipe("freqfit_vtab", command="adapt")
 def vtab() -> Settings:
     """Adaptation to a task of VTAB-1k (any --data-set): 100 epochs of SGD, 64 images a step, the whole image, no
     augmentation.
@@ -53,7 +47,7 @@ def vtab() -> Settings:
     return {**PROTOCOL, "resize": "squash", "hflip": 0.0}
 
 
-@recipe("freqfit_fgvc")
+@recipe("freqfit_fgvc", command="adapt")
 def fgvc() -> Settings:
     """Adaptation to an FGVC data set: 100 epochs of SGD, 64 images a step, random crops of 7/8 and flips.
 
