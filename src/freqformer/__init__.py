@@ -9,15 +9,19 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "FreqFormerError": ("freqformer.errors", "FreqFormerError"),
     "compile_for_inference": ("freqformer.compiling", "compile_for_inference"),
+    "create_detector": ("freqformer.dense", "create_detector"),
     "create_model": ("freqformer.factory", "create_model"),
+    "create_segmenter": ("freqformer.dense", "create_segmenter"),
+    "detect": ("freqformer.tools.dense", "detect"),
     "evaluate": ("freqformer.engine", "evaluate"),
     "export": ("freqformer.tools", "export"),
     "load_checkpoint": ("freqformer.models", "load_checkpoint"),
     "load_model": ("freqformer.factory", "load_model"),
     "predict": ("freqformer.tools", "predict"),
+    "segment": ("freqformer.tools.dense", "segment"),
     "train": ("freqformer.engine", "run"),
 }
-_MODULES = ("adapters", "data", "engine", "layers", "models", "ops", "tasks")
+_MODULES = ("adapters", "data", "dense", "engine", "layers", "models", "ops", "tasks")
 
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 

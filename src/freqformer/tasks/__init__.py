@@ -1,4 +1,7 @@
-"""One LightningModule per task."""
+"""One LightningModule per task; those of detection and segmentation, which need the extra `dense`, on first use."""
+
+from importlib import import_module
+from typing import Any
 
 from .adaptation import Adaptation, AdaptationConfig
 from .classification import Classification, ClassificationConfig
@@ -28,3 +31,16 @@ __all__ = [
     "require_size",
     "training_transform",
 ]
+
+_DENSE = {
+    "Detection": "detection",
+    "DetectionConfig": "detection",
+    "Segmentation": "segmentation",
+    "SegmentationConfig": "segmentation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _DENSE:
+        return getattr(import_module(f"{__name__}.{_DENSE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
