@@ -1,5 +1,6 @@
 """A run's settings from a command line: its flags, a recipe, a config file, and the run that it goes on with."""
 
+import math
 from collections.abc import Container
 from dataclasses import fields, replace
 from pathlib import Path
@@ -90,7 +91,11 @@ def as_yaml(settings: dict[str, Any], between: str) -> str:
     """Settings as a line, or as lines of YAML."""
     import yaml
 
-    return between.join(yaml.safe_dump({name: value}).strip() for name, value in settings.items())
+    # In brackets and without them: a list or a dict stays on its line, and a number has no document's end.
+    values = {
+        name: yaml.safe_dump([value], default_flow_style=True, width=math.inf) for name, value in settings.items()
+    }
+    return between.join(f"{name}: {text.strip()[1:-1]}" for name, text in values.items())
 
 
 def speaks() -> bool:

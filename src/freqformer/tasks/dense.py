@@ -60,7 +60,7 @@ class DenseConfig(RunConfig):
         require(self.color_jitter >= 0, "--color-jitter", "0 (off) or more", self.color_jitter)
         require(self.limit_train is None or self.limit_train >= 1, "--limit-train", "at least 1", self.limit_train)
         require(self.strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", self.strategy)
-        require(self.layer_decay is None, "--layer-decay", "none: detectors and segmenters have no layers", None)
+        require(self.layer_decay is None, "--layer-decay", "none for dense tasks", self.layer_decay)
         require(
             not (self.pretrained and self.backbone_weights), "--pretrained", "left out with --backbone-weights", True
         )
