@@ -91,11 +91,11 @@ def as_yaml(settings: dict[str, Any], between: str) -> str:
     """Settings as a line, or as lines of YAML."""
     import yaml
 
-    # In brackets and without them: a list or a dict stays on its line, and a number has no document's end.
-    values = {
-        name: yaml.safe_dump([value], default_flow_style=True, width=math.inf) for name, value in settings.items()
-    }
-    return between.join(f"{name}: {text.strip()[1:-1]}" for name, text in values.items())
+    def value(one: Any) -> str:
+        # In brackets and without them: a list or a dict stays on its line, and a number has no document's end.
+        return yaml.safe_dump([one], default_flow_style=True, width=math.inf).strip()[1:-1]
+
+    return between.join(f"{name}: {value(one)}" for name, one in settings.items())
 
 
 def speaks() -> bool:
