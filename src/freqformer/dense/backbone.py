@@ -194,7 +194,9 @@ def _timms(arch: str, pretrained: bool, pretrained_cfg_overlay: Any = None, **ar
         try:
             network = timm.create_model(arch, **given)
             with torch.no_grad():
-                network.eval()(torch.zeros(1, 3, 64, 96))
+                # One of them may be the very size that it is made for.
+                for size in ((64, 96), (96, 64)):
+                    network.eval()(torch.zeros(1, 3, *size))
             break
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             # That a family has another keyword for it says nothing to the user.
