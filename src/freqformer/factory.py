@@ -21,6 +21,8 @@ from .onnx_model import OnnxModel
 
 Classifier = SpectralNet | OnnxModel
 """What classifies images: it has ``num_classes`` and, as ``pretrained_cfg``, its preprocessing."""
+DENSE_COMMANDS = {"detection": "detect", "segmentation": "segment"}
+"""The task that a checkpoint names, where that is not classification, to its command."""
 
 
 def create_model(name: str, *, checkpoint: str | Path | None = None, **arguments: Any) -> SpectralNet:
@@ -112,6 +114,7 @@ def _encoder_in(
         raise FreqFormerError(
             f"{path} does not say which model it is: name that as --encoder, the file as --encoder-weights"
         )
+    _require_classifier(description, path)
     if description.get("adapters"):
         raise FreqFormerError(f"{path} is an adapted model: name what it was adapted from as the encoder")
     given = {**description.get("model_args", {}), **arguments}
@@ -211,6 +214,7 @@ def load_described(path: str | Path, *, arch: str | None = None) -> tuple[Spectr
         model = create_model(arch, **arguments)
         load_checkpoint(model, state)
         return model.eval(), describe_model(model, {k: v for k, v in arguments.items() if k != "num_classes"})
+    _require_classifier(description, path)
     if not isinstance(description, dict) or not {"architecture", "pretrained_cfg"} <= description.keys():
         raise FreqFormerError(f"the config.json of {path} describes no model of this package")
     name = description["architecture"] if description.get("adapters") else canonical_name(description["architecture"])
@@ -228,6 +232,15 @@ def load_described(path: str | Path, *, arch: str | None = None) -> tuple[Spectr
     else:
         load_checkpoint(model, path)
     return model.eval(), description
+
+
+def _require_classifier(description: Any, path: str | Path) -> None:
+    task = description.get("task") if isinstance(description, dict) else None
+    if task is not None:
+        command = DENSE_COMMANDS.get(task, task)
+        raise FreqFormerError(
+            f"{path} holds a model of {task}, not of classification: use `freqformer {command} eval|predict`"
+        )
 
 
 def _fill(model: nn.Module, path: str | Path) -> None:

@@ -184,20 +184,39 @@ def _ours(arch: str, **arguments: Any) -> Any:
     return create_model(arch, out_norms=True, **arguments)
 
 
-def _timms(arch: str, **arguments: Any) -> Any:
+def _timms(arch: str, pretrained: bool, pretrained_cfg_overlay: Any = None, **arguments: Any) -> Any:
     """A model of timm that takes images of any size, by whichever keyword its family has for that."""
     if not timm.is_model(arch):
         raise FreqFormerError(f"there is no backbone {arch!r}: `freqformer models` lists ours, timm has others")
     refusals = []
-    for more in ({}, {"dynamic_img_size": True}, {"strict_img_size": False}):
+    for keyword, value in (("", None), ("dynamic_img_size", True), ("strict_img_size", False)):
+        given = {**({keyword: value} if keyword else {}), **arguments}
         try:
-            network = timm.create_model(arch, **{**more, **arguments})
+            network = timm.create_model(arch, **given)
             with torch.no_grad():
-                network.eval()(torch.zeros(1, 3, 64, 96))
-            return network.train()
+                # One of them may be the very size that it is made for.
+                for size in ((64, 96), (96, 64)):
+                    network.eval()(torch.zeros(1, 3, *size))
+            break
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-            refusals.append((str(error).strip().splitlines() or [type(error).__name__])[0])
-    raise FreqFormerError(f"{arch} makes no backbone for images of any size: {refusals[0]}")
+            # That a family has another keyword for it says nothing to the user.
+            if not keyword or keyword not in str(error):
+                refusals.append(_line(error))
+    else:
+        raise FreqFormerError(f"{arch} makes no backbone for images of any size: {refusals[-1]}")
+    if pretrained:
+        try:
+            network = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=pretrained_cfg_overlay, **given)
+        except Exception as error:  # the hub's client, torch and safetensors have errors of their own
+            source = (pretrained_cfg_overlay or {}).get("file", "timm's published weights")
+            raise FreqFormerError(f"cannot fill {arch} from {source}: {_line(error)}") from error
+    return network.train()
+
+
+def _line(error: Exception) -> str:
+    # torch begins with a line that names no tensor.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2])
 
 
 def _require_all(network: nn.Module, weights: str | Path, arch: str) -> None:

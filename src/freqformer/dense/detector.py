@@ -35,16 +35,22 @@ class Pyramid(nn.Module):
         body: the backbone.
         channels: of each level.
         norm: makes the neck's norms, or None.
-        extra: what makes coarser levels.
+        strides: of the levels that come from the backbone.
+        extra: makes what makes coarser levels, of the channels of the last features.
     """
 
     def __init__(
-        self, body: Backbone, channels: int, norm: Callable[[int], nn.Module] | None, strides: Sequence[int], extra: Any
+        self,
+        body: Backbone,
+        channels: int,
+        norm: Callable[[int], nn.Module] | None,
+        strides: Sequence[int],
+        extra: Callable[[int], Any],
     ) -> None:
         super().__init__()
         self.body = body
         self.out_channels = channels
-        self.extra = None
+        self.extra: Any = None
         if body.is_isotropic:
             # The simple pyramid has channels of the neck already (ViTDet, section 3).
             self.neck: nn.Module = SimplePyramid(body.channels[0], body.strides[0], channels, strides)
@@ -220,9 +226,7 @@ def create_detector(
         pretrained=pretrained,
         **(model_args or {}),
     )
-    # P6 is made of the last stage's features themselves, as in the papers.
-    extra = (lambda channels: LastLevelP6P7(channels, fpn_channels)) if one_stage else (lambda _: LastLevelMaxPool())
-    pyramid = Pyramid(body, fpn_channels, norm, strides, extra)
+    pyramid = Pyramid(body, fpn_channels, norm, strides, _p6_p7(fpn_channels) if one_stage else _p6)
     octave = [2 ** (third / 3) for third in range(3)] if one_stage else [1.0]
     generator = AnchorGenerator(
         tuple(tuple(side * step for step in octave) for side in anchors),
@@ -306,6 +310,22 @@ def _two_stages(
     masks = MaskRCNNHeads(channels, [channels] * 4, 1, norm)
     predictor = MaskRCNNPredictor(channels, channels, classes)
     return MaskRCNN(pyramid, mask_roi_pool=pooling(14), mask_head=masks, mask_predictor=predictor, **shared)
+
+
+def _p6_p7(fpn_channels: int) -> Callable[[int], nn.Module]:
+    """Two coarser levels by convolutions of the last stage's features themselves, as in the papers."""
+
+    def make(channels: int) -> nn.Module:
+        levels = LastLevelP6P7(channels, fpn_channels)
+        # Where these have as many channels as the pyramid torchvision takes the pyramid's.
+        levels.use_P5 = False
+        return levels
+
+    return make
+
+
+def _p6(channels: int) -> nn.Module:
+    return LastLevelMaxPool()
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -95,10 +95,17 @@ class Segmenter(nn.Module):
 
         Returns:
             (classes, H, W).
+
+        Raises:
+            FreqFormerError: a stride that leaves pixels between the windows.
         """
         height, width = image.shape[-2:]
         sides = min(window[0], height), min(window[1], width)
         steps = stride or (max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3))
+        if not (1 <= steps[0] <= window[0] and 1 <= steps[1] <= window[1]):
+            raise FreqFormerError(
+                f"windows of {window} at strides of {steps} pixels cover no image: choose smaller ones"
+            )
         total = torch.zeros(len(self.label_names), height, width, device=image.device)
         count = torch.zeros(height, width, device=image.device)
         for top in _starts(height, sides[0], steps[0]):

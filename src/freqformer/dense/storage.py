@@ -7,6 +7,7 @@ from torch import nn
 
 from ..checkpoints import read_description, read_weights
 from ..errors import FreqFormerError
+from ..factory import DENSE_COMMANDS
 from .detector import Detector, create_detector
 from .segmenter import Segmenter, create_segmenter
 
@@ -42,9 +43,11 @@ def load_dense(path: str | Path, task: str) -> tuple[Any, dict[str, Any]]:
         FreqFormerError: an unreadable file, or one that holds something else.
     """
     description = read_description(path)
-    if description is None or description.get("task") != task:
-        holds = "does not say what it holds" if description is None else f"holds a model of {_task_of(description)}"
-        raise FreqFormerError(f"{path} {holds}, not of {task}: name a run of `freqformer {_COMMANDS[task]} train`")
+    told = isinstance(description, dict)
+    holds = description.get("task", "classification") if told else None  # type: ignore[union-attr]
+    if description is None or holds != task:
+        what = f"holds a model of {holds}, not of {task}" if told else "does not say what it holds"
+        raise FreqFormerError(f"{path} {what}: name a run of `freqformer {DENSE_COMMANDS[task]} train`")
     arguments = dict(description["model_args"])
     for key in ("size", "native_size"):
         if isinstance(arguments.get(key), list):
@@ -57,10 +60,3 @@ def load_dense(path: str | Path, task: str) -> tuple[Any, dict[str, Any]]:
         reason = str(error).strip().splitlines()[-1].strip()
         raise FreqFormerError(f"the weights of {path} do not fit its description: {reason}") from error
     return model.eval(), description
-
-
-_COMMANDS = {"detection": "detect", "segmentation": "segment"}
-
-
-def _task_of(description: dict[str, Any]) -> str:
-    return description.get("task") or "classification"
