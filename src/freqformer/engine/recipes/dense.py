@@ -108,7 +108,7 @@ SMALL_DETECTOR: Settings = {
 
 @recipe("small_retinanet", command=DETECT)
 def small_retinanet() -> Settings:
-    """RetinaNet for some hundred images, from scratch on a CPU: 40 epochs, 4 images a step, 240 pixels; any --arch.
+    """RetinaNet for some hundred images, from scratch on a CPU: 30 epochs, 4 images a step, 240 pixels; any --arch.
 
     Source: ours, of runs on 205 images of blood cells (BCCD).
     """
@@ -117,7 +117,7 @@ def small_retinanet() -> Settings:
         "input_size": (240, 320),
         "native_size": (256, 320),
         "anchor_sizes": [16, 32, 64, 128, 256],
-        "epochs": 40,
+        "epochs": 30,
     }
 
 
@@ -131,7 +131,7 @@ SMALL_TWO_STAGES: Settings = {
 
 @recipe("small_fasterrcnn", command=DETECT)
 def small_faster_rcnn() -> Settings:
-    """Faster R-CNN for some hundred images, from scratch on a CPU: 20 epochs, 4 images a step, 240 pixels; any --arch.
+    """Faster R-CNN for some hundred images, from scratch on a CPU: 12 epochs, 4 images a step, 240 pixels; any --arch.
 
     Source: ours, of runs on 205 images of blood cells (BCCD) and 273 of cell nuclei (dsb2018).
     """
@@ -140,13 +140,13 @@ def small_faster_rcnn() -> Settings:
         "detector": "fasterrcnn",
         "input_size": (240, 320),
         "native_size": (256, 320),
-        "epochs": 20,
+        "epochs": 12,
     }
 
 
 @recipe("small_maskrcnn", command=DETECT)
 def small_mask_rcnn() -> Settings:
-    """Mask R-CNN for some hundred images, from scratch on a CPU: 15 epochs, 4 images a step, 256 pixels; any --arch.
+    """Mask R-CNN for some hundred images, from scratch on a CPU: 12 epochs, 4 images a step, 256 pixels; any --arch.
 
     Source: ours, of runs on 273 images of cell nuclei (dsb2018).
     """
@@ -155,7 +155,7 @@ def small_mask_rcnn() -> Settings:
         "detector": "maskrcnn",
         "input_size": (256, 256),
         "native_size": (256, 256),
-        "epochs": 15,
+        "epochs": 12,
     }
 
 
