@@ -112,15 +112,16 @@ def evaluate_segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
 
 def _detector(config: DetectionEvaluation) -> dict[str, Any]:
     config.check()
-    for name in ("score_thr", "max_dets"):
-        value = getattr(config, name)
-        require(value is None or value >= 0, f"--{name.replace('_', '-')}", "0 or more", value)
+    score_thr, max_dets = config.score_thr, config.max_dets
+    require(score_thr is None or 0 <= score_thr <= 1, "--score-thr", "between 0 and 1", score_thr)
+    require(max_dets is None or max_dets >= 1, "--max-dets", "at least 1", max_dets)
     model, _ = load_dense(config.model_path, "detection")
     if config.input_size is not None:
         shorter, longest = sides(config.input_size)
-        require(1 <= shorter <= longest, "--input-size", "at least 1, the longest side not below the shorter", None)
+        in_order = 1 <= shorter <= longest
+        require(in_order, "--input-size", "at least 1, the longest side not below the shorter", config.input_size)
         model.resize_to((shorter, longest))
-    model.limit(config.score_thr, config.max_dets)
+    model.limit(score_thr, max_dets)
     images = open_instances(
         config.data_path,
         config.split,

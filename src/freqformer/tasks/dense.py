@@ -56,10 +56,11 @@ class DenseConfig(RunConfig):
         require(self.color_jitter >= 0, "--color-jitter", "0 (off) or more", self.color_jitter)
         require(self.limit_train is None or self.limit_train >= 1, "--limit-train", "at least 1", self.limit_train)
         require(self.strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", self.strategy)
-        require(self.layer_decay is None, "--layer-decay", "none: detectors and segmenters have no layers", None)
         require(
-            not (self.pretrained and self.backbone_weights), "--pretrained", "left out with --backbone-weights", True
+            self.layer_decay is None, "--layer-decay", "none: detectors and segmenters have no layers", self.layer_decay
         )
+        both = self.pretrained and self.backbone_weights is not None
+        require(not both, "--pretrained", "left out with --backbone-weights", self.backbone_weights)
         require_size(self.native_size)
 
     def backbone(self) -> dict[str, Any]:

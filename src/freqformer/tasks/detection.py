@@ -88,7 +88,12 @@ class DetectionConfig(DenseConfig):
         super().check()
         require(self.detector in DETECTORS, "--detector", f"one of {', '.join(DETECTORS)}", self.detector)
         shorter, longest = sides(self.input_size)
-        require(1 <= shorter <= longest, "--input-size", "at least 1, the longest side not below the shorter", None)
+        require(
+            1 <= shorter <= longest,
+            "--input-size",
+            "at least 1, the longest side not below the shorter",
+            self.input_size,
+        )
         require(min(self.train_sizes, default=1) >= 1, "--train-sizes", "at least 1", self.train_sizes)
         require(0 <= self.vflip <= 1, "--vflip", "between 0 and 1", self.vflip)
         require(self.fpn_channels >= 4, "--fpn-channels", "at least 4", self.fpn_channels)
