@@ -12,7 +12,7 @@ from ..dense import load_dense
 from ..errors import FreqFormerError
 from ..tables import write_json
 from ..tasks import Task, require, require_size
-from ..tasks.detection import Detection, DetectionConfig, evaluation_instances, sides
+from ..tasks.detection import Detection, DetectionConfig, evaluation_instances, require_objects, sides
 from ..tasks.segmentation import TEST_MODES, Segmentation, SegmentationConfig
 from .bad_images import BadImages
 from .datamodule import evaluation_loader, worker_deaths
@@ -130,6 +130,7 @@ def _detector(config: DetectionEvaluation) -> dict[str, Any]:
         masks=model.has_masks,
         classes=model.label_names,
     )
+    require_objects(images)
     task = Detection(DetectionConfig(), model, images)
     return _evaluated(config, task, evaluation_instances(images), lambda: task.per_class)
 
@@ -139,6 +140,9 @@ def _segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
     require(config.test_mode in (None, *TEST_MODES), "--test-mode", "whole or slide", config.test_mode)
     require_size(config.input_size)
     model, about = load_dense(config.model_path, "segmentation")
+    require(
+        config.shorter_side is None or config.shorter_side >= 1, "--shorter-side", "at least 1", config.shorter_side
+    )
     shorter = about["shorter_side"] if config.shorter_side is None else config.shorter_side
     images = open_scenes(
         config.data_path,

@@ -50,10 +50,9 @@ class DenseConfig(RunConfig):
     def check(self) -> None:
         """Refuse settings outside their range; raises FreqFormerError."""
         super().check()
-        for name in ("hflip", "drop_path"):
+        for name in ("hflip", "drop_path", "color_jitter"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"--{name.replace('_', '-')}", "between 0 and 1", value)
-        require(self.color_jitter >= 0, "--color-jitter", "0 (off) or more", self.color_jitter)
         require(self.limit_train is None or self.limit_train >= 1, "--limit-train", "at least 1", self.limit_train)
         require(self.strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", self.strategy)
         require(
