@@ -3,7 +3,7 @@
     python benchmarks/dense_scaling.py [--sizes 256 512 768 1024] [--rounds 3]
 
 The first three backbones are one network with other mixers. Seconds are medians of steps in turns (A B C A B C), peak
-memory is measured in a process of its own for each. Rows go to benchmarks/results/dense_scaling.json, and a picture too.
+memory is measured in a process of its own for each. Rows and a picture go to benchmarks/results/dense_scaling.*.
 """
 
 import argparse

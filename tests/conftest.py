@@ -1,6 +1,7 @@
 """Where the kernels of the lowering ``triton`` run: on a GPU, or else in Triton's interpreter.
 
-And what several tests share: the golden vectors, the weights they were made with, a miniature of VTAB-1k.
+And what several tests share: the golden vectors, the weights they were made with, a miniature of VTAB-1k, small data
+sets and models of detection and segmentation.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 if not torch.cuda.is_available():
     # Triton reads it when it is first imported, which nothing has done yet.
@@ -111,3 +112,126 @@ def golden_state():
 def golden_input():
     """Make the input of a golden case, as float32."""
     return lambda shape: torch.from_numpy(_normal(tuple(shape), 0))
+
+
+@pytest.fixture(scope="session")
+def make_instances():
+    """Write a small data set in COCO's format, and return its folder.
+
+    ``make_instances(root, train=8, val=5)``: images of sizes about 48x64 with one to three rectangles and ellipses in
+    their own colours, category ids 3 and 7, polygons and boxes.
+    """
+
+    def make(root, train=8, val=5, splits=("train", "val")):
+        for split, count in zip(splits, (train, val), strict=True):
+            (root / split).mkdir(parents=True)
+            images, annotations = [], []
+            for number in range(count):
+                random = np.random.default_rng([number, count])
+                width, height = 64 + 8 * (number % 3), 48 + 4 * (number % 2)
+                picture = Image.fromarray(random.integers(60, 120, (height, width, 3)).astype(np.uint8))
+                draw = ImageDraw.Draw(picture)
+                for _ in range(1 + number % 3):
+                    left, top = int(random.integers(0, width - 28)), int(random.integers(0, height - 24))
+                    w, h = int(random.integers(14, 27)), int(random.integers(12, 23))
+                    kind = int(random.integers(2))
+                    (draw.rectangle, draw.ellipse)[kind]((left, top, left + w - 1, top + h - 1), fill=_FILLS[kind])
+                    corners = [left, top, left + w, top, left + w, top + h, left, top + h]
+                    annotations.append(
+                        {
+                            "id": len(annotations) + 1,
+                            "image_id": 10 + number,
+                            "category_id": (3, 7)[kind],
+                            "bbox": [left, top, w, h],
+                            "area": w * h,
+                            "iscrowd": 0,
+                            "segmentation": [corners],
+                        }
+                    )
+                name = f"{number}.jpg"
+                picture.save(root / split / name, quality=95)
+                images.append({"id": 10 + number, "file_name": name, "height": height, "width": width})
+            categories = [{"id": 3, "name": "box"}, {"id": 7, "name": "disc"}]
+            content = {"images": images, "annotations": annotations, "categories": categories}
+            (root / f"instances_{split}.json").write_text(json.dumps(content))
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_scenes():
+    """Write a small data set of images and masks, and return its folder.
+
+    ``make_scenes(root, train=8, val=5)``: images of sizes about 48x64 of ground, boxes and discs, and a border that is
+    ignored, with a ``classes.txt``.
+    """
+
+    def make(root, train=8, val=5, splits=("train", "val")):
+        for split, count in zip(splits, (train, val), strict=True):
+            for part in ("images", "masks"):
+                (root / split / part).mkdir(parents=True)
+            for number in range(count):
+                random = np.random.default_rng([number, count, 1])
+                width, height = 64 + 8 * (number % 3), 48 + 4 * (number % 2)
+                picture = Image.fromarray(random.integers(60, 120, (height, width, 3)).astype(np.uint8))
+                mask = Image.new("L", (width, height))
+                for _ in range(3):
+                    left, top = int(random.integers(0, width - 28)), int(random.integers(0, height - 24))
+                    kind = int(random.integers(2))
+                    for image, fill in ((picture, _FILLS[kind]), (mask, kind + 1)):
+                        draw = ImageDraw.Draw(image)
+                        (draw.rectangle, draw.ellipse)[kind]((left, top, left + 24, top + 20), fill=fill)
+                ImageDraw.Draw(mask).rectangle((0, 0, width - 1, height - 1), outline=255)
+                picture.save(root / split / "images" / f"{number}.jpg", quality=95)
+                mask.save(root / split / "masks" / f"{number}.png")
+        (root / "classes.txt").write_text("ground\nbox\ndisc\n")
+        return root
+
+    return make
+
+
+_FILLS = ((220, 40, 40), (40, 60, 230))
+
+
+@pytest.fixture(scope="session")
+def make_detector():
+    """Write a detector with random weights as a run leaves it, and return its folder."""
+
+    def make(folder, detector="maskrcnn", label_names=("box", "disc"), category_ids=(3, 7), **more):
+        pytest.importorskip("segmentation_models_pytorch", reason="the extra dense is not installed")
+        from freqformer.checkpoints import save_model
+        from freqformer.dense import create_detector, describe_dense
+
+        torch.manual_seed(0)
+        small = {"fpn_channels": 8, "anchor_sizes": [8, 16, 24, 32, 48], "proposals": 20, "size": (48, 80)}
+        model = create_detector("test_gfnet_h", label_names, detector=detector, **{**small, "score_thr": 0.0, **more})
+        folder.mkdir(parents=True)
+        save_model(folder, model.state_dict(), describe_dense(model, category_ids=list(category_ids)))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_segmenter():
+    """Write a segmenter with random weights as a run leaves it, and return its folder."""
+
+    def make(folder, label_names=("ground", "box", "disc"), test_mode="whole", shorter_side=None, **more):
+        pytest.importorskip("segmentation_models_pytorch", reason="the extra dense is not installed")
+        from freqformer.checkpoints import save_model
+        from freqformer.data.class_names import default_palette
+        from freqformer.dense import create_segmenter, describe_dense
+
+        torch.manual_seed(0)
+        small = {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 8}
+        model = create_segmenter("test_gfnet_h", label_names, decoder_args=small, **more)
+        for parameter in model.net.segmentation_head.parameters():
+            torch.nn.init.normal_(parameter)
+        folder.mkdir(parents=True)
+        about = {"palette": default_palette(len(label_names)).tolist(), "window": [32, 32]}
+        about |= {"test_mode": test_mode, "shorter_side": shorter_side}
+        save_model(folder, model.state_dict(), describe_dense(model, **about))
+        return folder
+
+    return make

@@ -1,15 +1,15 @@
 """The commands of detection and segmentation: train, eval and predict of each."""
 
+import difflib
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import FreqFormerError
 from .launchers import only_the_first_complains
 from .settings import settings_of_a_run, speaks
-from .terminal import in_batches, print_table, run_and_report
+from .terminal import print_table, run_and_report, shown
 
 if TYPE_CHECKING:
     from .flags import Flags
@@ -50,7 +50,9 @@ def _dispatch(flags: "Flags", words: list[str], commands: Mapping[str, tuple[Com
         print("\n".join(f"  {name:<8} {summary}" for name, (_, summary) in commands.items()))
         return 0 if words else 2
     if kind not in commands:
-        raise FreqFormerError(f"there is no command {prog.partition(' ')[2]} {kind}: choose {', '.join(commands)}")
+        near = difflib.get_close_matches(kind, commands, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}"
+        raise FreqFormerError(f"there is no command {prog.partition(' ')[2]} {kind!r}: {hint}")
     function, summary = commands[kind]
     return function(Flags(f"{prog} {kind}", summary), [_spelt(word) for word in rest])
 
@@ -123,49 +125,14 @@ def _detect_predict(flags: "Flags", words: list[str]) -> int:
     flags.value("score_thr", float, "leave out detections of smaller scores", default=0.5)
     flags.value("max_dets", int, "detections of an image at most; by default the model's")
     flags.value("batch_size", int, "images per step", default=4)
-    _predicting(flags)
-    args = flags.parse(words)
-    if not 0 <= args["score_thr"] <= 1:
-        raise FreqFormerError(f"--score-thr must be between 0 and 1, not {args['score_thr']}")
-    from .checkpoints import write_whole
-    from .dense import load_dense
-    from .tables import as_json, write_json
-    from .tasks.coco_scores import run_lengths
-    from .tasks.dense_pictures import class_colours, draw_instances
-    from .tools.dense import detect
+    args = _predicting(flags, words)
+    from .tools.dense_files import detect_files
 
-    folder = _folder(args["output_dir"], "detections.json", overwrite=args["overwrite"])
-    model, about = load_dense(args["model_path"], "detection")
-    ids = dict(zip(model.label_names, about["category_ids"], strict=True))
-    colours = class_colours(model.label_names)
-    table: list[list[str]] = []
-    written: list[dict[str, Any]] = []
-    pictures = _Names(folder)
-    readable = _Readable(args["images"], args["batch_size"])
-    for names, images in readable:
-        limits = {"score_thr": args["score_thr"], "max_dets": args["max_dets"]}
-        every = detect(model, images, batch_size=len(images), **limits)
-        for name, image, found in zip(names, images, every, strict=True):
-            drawn = draw_instances(image, found.boxes, found.labels, found.scores, found.masks, colours=colours)
-            target = pictures.new(name, ".png")
-            write_whole(target, partial(drawn.save, format="PNG"))
-            rows = []
-            for place, (label, score) in enumerate(zip(found.labels, found.scores.tolist(), strict=True)):
-                left, top, right, bottom = found.boxes[place].tolist()
-                row = {"file_name": name, "category_id": ids[label], "category": label, "score": round(score, 6)}
-                row["bbox"] = [round(side, 2) for side in (left, top, right - left, bottom - top)]
-                if found.masks is not None:
-                    row["segmentation"] = run_lengths(found.masks[place])
-                rows.append(row)
-            written += rows
-            if args["json"]:
-                print(as_json({"image": name, "picture": str(target), "detections": rows}), flush=True)
-            counts = {label: found.labels.count(label) for label in dict.fromkeys(found.labels)}
-            table.append([name, ", ".join(f"{count} {label}" for label, count in counts.items()) or "-", str(target)])
-    write_json(folder / "detections.json", written)
-    if table and not args["json"]:
-        print_table(["image", f"found above {args['score_thr']}", "picture"], table)
-    return 1 if readable.unreadable else 0
+    def cells(row: dict[str, Any]) -> list[str]:
+        counts = Counter(found["category"] for found in row["detections"])
+        return [row["image"], ", ".join(f"{count} {label}" for label, count in counts.items()) or "-", row["picture"]]
+
+    return _predict(detect_files, args, ["image", f"found above {args['score_thr']}", "picture"], cells)
 
 
 def _segment_predict(flags: "Flags", words: list[str]) -> int:
@@ -173,117 +140,48 @@ def _segment_predict(flags: "Flags", words: list[str]) -> int:
     flags.value("output_dir", str, "the folder for the masks and overlays", default="masks")
     flags.value("shorter_side", int, "shorter side that images are resized to; by default the checkpoint's")
     flags.value("test_mode", str, "whole or slide; by default the checkpoint's")
-    _predicting(flags)
-    args = flags.parse(words)
-    if args["test_mode"] not in (None, "whole", "slide"):
-        raise FreqFormerError(f"--test-mode must be whole or slide, not {args['test_mode']}")
-    import numpy as np
-    from PIL import Image
+    args = _predicting(flags, words)
+    from .tools.dense_files import segment_files
 
-    from .checkpoints import write_whole
-    from .data import colour_mask, overlay
-    from .dense import load_dense
-    from .tables import as_json, write_json
-    from .tools.dense import segment
+    def cells(row: dict[str, Any]) -> list[str]:
+        most = [f"{label} {share:.0%}" for label, share in list(row["shares"].items())[:5]]
+        return [row["image"], ", ".join(most), row["mask"]]
 
-    folder = _folder(args["output_dir"], "classes.json", overwrite=args["overwrite"])
-    model, about = load_dense(args["model_path"], "segmentation")
-    palette = np.array(about["palette"], dtype=np.uint8)
-    masks = _Names(folder)
-    table: list[list[str]] = []
-    readable = _Readable(args["images"], 1)
-    options = {"shorter_side": args["shorter_side"] or about["shorter_side"]}
-    options |= {"test_mode": args["test_mode"] or about["test_mode"], "window": about["window"]}
-    for names, images in readable:
-        for name, image, mask in zip(names, images, segment(model, images, **options), strict=True):
-            classes = mask.cpu().numpy()
-            target = masks.new(name, ".png")
-            coloured = colour_mask(classes, palette)
-            write_whole(target, partial(coloured.save, format="PNG"))
-            picture = Image.fromarray(overlay(np.asarray(image), classes, palette))
-            beside = target.with_name(f"{target.stem}_overlay.png")
-            write_whole(beside, partial(picture.save, format="PNG"))
-            shares = np.bincount(classes.ravel(), minlength=len(model.label_names)) / classes.size
-            found = {model.label_names[i]: round(float(shares[i]), 4) for i in np.argsort(-shares) if shares[i] > 0}
-            if args["json"]:
-                row = {"image": name, "mask": str(target), "overlay": str(beside), "shares": found}
-                print(as_json(row), flush=True)
-            most = ", ".join(f"{label} {share:.0%}" for label, share in list(found.items())[:5])
-            table.append([name, most, str(target)])
-    write_json(folder / "classes.json", model.label_names)
-    if table and not args["json"]:
-        print_table(["image", "classes", "mask"], table)
-    return 1 if readable.unreadable else 0
+    return _predict(segment_files, args, ["image", "classes", "mask"], cells)
 
 
-def _predicting(flags: "Flags") -> None:
+def _predicting(flags: "Flags", words: list[str]) -> dict[str, Any]:
     flags.switch("overwrite", "replace the files of an earlier prediction there")
     flags.switch("json", "print one JSON object an image")
     flags.positional("images", "image files, or folders of images", several=True)
+    return flags.parse(words)
 
 
-class _Readable:
-    """Batches of (names, images) of those that can be read; the others are told and counted.
+def _predict(
+    find: Callable[..., Iterable[dict[str, Any]]],
+    args: dict[str, Any],
+    header: list[str],
+    cells: Callable[[dict[str, Any]], list[str]],
+) -> int:
+    """Print a row for each image, and tell of those that cannot be read."""
+    from .tables import as_json
 
-    Args:
-        paths: files and folders.
-        batch_size: images of a batch.
-    """
+    json = args.pop("json")
+    skipped: list[FreqFormerError] = []
 
-    def __init__(self, paths: list[str], batch_size: int) -> None:
-        if batch_size < 1:
-            raise FreqFormerError(f"--batch-size must be at least 1, not {batch_size}")
-        self.paths, self.batch_size, self.unreadable = paths, batch_size, 0
+    def skip(error: FreqFormerError) -> None:
+        skipped.append(error)
+        print(f"freqformer: {error}; skipped", file=sys.stderr)
 
-    def __iter__(self) -> Iterator[tuple[list[str], list[Any]]]:
-        from .data import decode
-        from .tools import find_images
-
-        for batch in in_batches(list(find_images(self.paths)), self.batch_size):
-            names, images = [], []
-            for path in batch:
-                try:
-                    images.append(decode(path, str(path)))
-                    names.append(str(path))
-                except FreqFormerError as error:
-                    self.unreadable += 1
-                    print(f"freqformer: {error}; skipped", file=sys.stderr)
-            if images:
-                yield names, images
-
-
-class _Names:
-    """Names of new files in a folder, after images that may lie in several.
-
-    Args:
-        folder: where the files are to lie.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.given: set[str] = set()
-
-    def new(self, image: str, ending: str) -> Path:
-        """A name that no image before has been given."""
-        stem = name = Path(image).stem
-        number = 1
-        while name in self.given or f"{name}_overlay" in self.given:
-            number += 1
-            name = f"{stem}-{number}"
-        self.given |= {name, f"{name}_overlay"}
-        return self.folder / f"{name}{ending}"
-
-
-def _folder(path: str, mark: str, *, overwrite: bool) -> Path:
-    """The folder to write into; one that holds a prediction already is not written over unasked."""
-    folder = Path(path)
-    if (folder / mark).exists() and not overwrite:
-        raise FreqFormerError(f"{folder} holds another prediction: choose another --output-dir, or say --overwrite")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FreqFormerError(f"cannot make {folder}: {error.strerror}; choose another --output-dir") from error
-    return folder
+    table: list[list[str]] = []
+    for row in find(**args, skip=skip, progress=shown("reading")):
+        if json:
+            print(as_json(row), flush=True)
+        else:
+            table.append(cells(row))
+    if table:
+        print_table(header, table)
+    return 1 if skipped else 0
 
 
 def _words(figures: dict[str, Any]) -> str:

@@ -88,10 +88,11 @@ class BadImages(Callback):
         # Not one bad image but all: listed they would stand in the way of the resumed run.
         then = "try again" if self.file is None else "continue with --resume"
         _require_folder(getattr(getattr(loader, "dataset", None), "root", None), then)
-        self._read()
+        listed = self._read()
         new = {name: reason for name, reason in bad if name not in self.names}
         self._mended -= new.keys()
-        self._append([(name, reason, split) for name, reason in new.items()])
+        # What has an image that can be read and a mask that cannot is listed, and was taken for mended.
+        self._append([(name, reason, split) for name, reason in new.items() if name not in listed])
         self.names.update(dict.fromkeys(new))
         self._refuse_too_many()
 
@@ -106,13 +107,14 @@ class BadImages(Callback):
     def _first(self) -> str:
         return printable(next(iter(self.names)))
 
-    def _read(self) -> None:
-        """Take in what the file lists, by this process or another."""
+    def _read(self) -> set[str]:
+        """Take in what the file lists, by this process or another; return the names, those mended since among them."""
         if self.file is None or not self.file.exists():
-            return
+            return set()
         with self.file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
             rows = [row for row in csv.reader(stream) if len(row) == len(_HEADER) and tuple(row) != _HEADER]
         self.names.update({name: None for name, *_ in rows if name not in self._mended})
+        return {name for name, *_ in rows}
 
     def _append(self, rows: list[tuple[str, str, str]]) -> None:
         if self.file is None or not rows:

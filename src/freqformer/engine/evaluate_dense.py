@@ -12,7 +12,7 @@ from ..dense import load_dense
 from ..errors import FreqFormerError
 from ..tables import write_json
 from ..tasks import Task, require, require_size
-from ..tasks.detection import Detection, DetectionConfig, evaluation_instances, sides
+from ..tasks.detection import Detection, DetectionConfig, evaluation_instances, require_objects, sides
 from ..tasks.segmentation import TEST_MODES, Segmentation, SegmentationConfig
 from .bad_images import BadImages
 from .datamodule import evaluation_loader, worker_deaths
@@ -112,15 +112,16 @@ def evaluate_segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
 
 def _detector(config: DetectionEvaluation) -> dict[str, Any]:
     config.check()
-    for name in ("score_thr", "max_dets"):
-        value = getattr(config, name)
-        require(value is None or value >= 0, f"--{name.replace('_', '-')}", "0 or more", value)
+    score_thr, max_dets = config.score_thr, config.max_dets
+    require(score_thr is None or 0 <= score_thr <= 1, "--score-thr", "between 0 and 1", score_thr)
+    require(max_dets is None or max_dets >= 1, "--max-dets", "at least 1", max_dets)
     model, _ = load_dense(config.model_path, "detection")
     if config.input_size is not None:
         shorter, longest = sides(config.input_size)
-        require(1 <= shorter <= longest, "--input-size", "at least 1, the longest side not below the shorter", None)
+        in_order = 1 <= shorter <= longest
+        require(in_order, "--input-size", "at least 1, the longest side not below the shorter", config.input_size)
         model.resize_to((shorter, longest))
-    model.limit(config.score_thr, config.max_dets)
+    model.limit(score_thr, max_dets)
     images = open_instances(
         config.data_path,
         config.split,
@@ -129,6 +130,7 @@ def _detector(config: DetectionEvaluation) -> dict[str, Any]:
         masks=model.has_masks,
         classes=model.label_names,
     )
+    require_objects(images)
     task = Detection(DetectionConfig(), model, images)
     return _evaluated(config, task, evaluation_instances(images), lambda: task.per_class)
 
@@ -138,6 +140,9 @@ def _segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
     require(config.test_mode in (None, *TEST_MODES), "--test-mode", "whole or slide", config.test_mode)
     require_size(config.input_size)
     model, about = load_dense(config.model_path, "segmentation")
+    require(
+        config.shorter_side is None or config.shorter_side >= 1, "--shorter-side", "at least 1", config.shorter_side
+    )
     shorter = about["shorter_side"] if config.shorter_side is None else config.shorter_side
     images = open_scenes(
         config.data_path,

@@ -54,16 +54,16 @@ class DenseConfig(RunConfig):
     def check(self) -> None:
         """Refuse settings outside their range; raises FreqFormerError."""
         super().check()
-        for name in ("hflip", "drop_path"):
+        for name in ("hflip", "drop_path", "color_jitter"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"--{name.replace('_', '-')}", "between 0 and 1", value)
-        require(self.color_jitter >= 0, "--color-jitter", "0 (off) or more", self.color_jitter)
         require(self.limit_train is None or self.limit_train >= 1, "--limit-train", "at least 1", self.limit_train)
         require(self.strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", self.strategy)
-        require(self.layer_decay is None, "--layer-decay", "none for dense tasks", self.layer_decay)
         require(
-            not (self.pretrained and self.backbone_weights), "--pretrained", "left out with --backbone-weights", True
+            self.layer_decay is None, "--layer-decay", "none: detectors and segmenters have no layers", self.layer_decay
         )
+        both = self.pretrained and self.backbone_weights is not None
+        require(not both, "--pretrained", "left out with --backbone-weights", self.backbone_weights)
         require_size(self.native_size)
 
     def backbone(self) -> dict[str, Any]:

@@ -92,7 +92,12 @@ class DetectionConfig(DenseConfig):
         super().check()
         require(self.detector in DETECTORS, "--detector", f"one of {', '.join(DETECTORS)}", self.detector)
         shorter, longest = sides(self.input_size)
-        require(1 <= shorter <= longest, "--input-size", "at least 1, the longest side not below the shorter", None)
+        require(
+            1 <= shorter <= longest,
+            "--input-size",
+            "at least 1, the longest side not below the shorter",
+            self.input_size,
+        )
         require(min(self.train_sizes, default=1) >= 1, "--train-sizes", "at least 1", self.train_sizes)
         require(0 <= self.vflip <= 1, "--vflip", "between 0 and 1", self.vflip)
         require(self.fpn_channels >= 4, "--fpn-channels", "at least 4", self.fpn_channels)
@@ -165,8 +170,7 @@ class DetectionConfig(DenseConfig):
             color_jitter=self.color_jitter,
             jitter_scale=self.scale_jitter,
         )
-        if not len(val.labels):
-            raise FreqFormerError("the annotations to evaluate on have no object: check --val-json and --val-split")
+        require_objects(val)
         task = Detection(self, self.make_model(train.classes), val)
         return task, AnnotatedSamples(train, augment, self.seed), evaluation_instances(val)
 
@@ -226,6 +230,8 @@ class Detection(DenseTask):
         scores, self.per_class = coco_report(
             self.val.ground_truth(sorted(self._seen)), self.results, self.kinds, max_dets=limit
         )
+        if math.isnan(scores["AP"]) and not self.trainer.sanity_checking:
+            raise FreqFormerError("the images to evaluate on that can be read have no object: check their annotations")
         if self.trainer.state.fn is TrainerFn.FITTING:
             scores = {name: value for name, value in scores.items() if name.removeprefix("mask_") in _LOGGED}
         # What there is nothing of has no score.
@@ -244,7 +250,8 @@ class Detection(DenseTask):
                     draw_detection(image, found, self.model.label_names, colours),
                 ]
             )
-        page(rows, ["annotated", f"found, scores above {SHOWN}"], folder / "predictions.png", legend=colours)
+        if rows:  # Of several processes the first may have had nothing but images that cannot be read.
+            page(rows, ["annotated", f"found, scores above {SHOWN}"], folder / "predictions.png", legend=colours)
         draw_per_class(self.per_class, folder / "per_class.png")
 
     def keep(self, folder: Path) -> None:
@@ -257,6 +264,12 @@ class Detection(DenseTask):
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:
     """Shorter and longest side of images; of a shorter side alone the longest has COCO's relation, 1333 to 800."""
     return (size, round(size * 1333 / 800)) if isinstance(size, int) else size
+
+
+def require_objects(images: Instances) -> None:
+    """Raise FreqFormerError where there is nothing to find in the images to evaluate on."""
+    if images.crowd.all():
+        raise FreqFormerError("the annotations to evaluate on have no object: check --val-json and the split")
 
 
 def evaluation_instances(images: Instances) -> AnnotatedSamples:

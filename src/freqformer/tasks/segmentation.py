@@ -24,6 +24,7 @@ from ..data import (
     segmentation_transform,
 )
 from ..dense import DECODERS, Segmenter, create_segmenter
+from ..errors import FreqFormerError
 from ..tables import write_csv
 from .config import require
 from .dense import DenseConfig, DenseTask
@@ -101,6 +102,10 @@ class SegmentationConfig(DenseConfig):
         for split in ("train", "val"):
             images, masks = getattr(self, f"{split}_images"), getattr(self, f"{split}_masks")
             require((images is None) == (masks is None), f"--{split}-masks", f"given with --{split}-images", masks)
+        require(self.shorter_side is None or self.shorter_side >= 1, "--shorter-side", "at least 1", self.shorter_side)
+        low, high = self.scale
+        require(0 < low <= high, "--scale", "two factors above 0, growing", self.scale)
+        require(0 < self.max_share <= 1, "--max-share", "above 0, at most 1", self.max_share)
         require(0 <= self.class_balance <= 1, "--class-balance", "between 0 and 1", self.class_balance)
         require_size(self.input_size)
 
@@ -210,6 +215,7 @@ class Segmentation(DenseTask):
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""
         self.confusion.reset()
+        self.val_loss.reset()
         self._examples = []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -229,10 +235,13 @@ class Segmentation(DenseTask):
     def on_validation_epoch_end(self) -> None:
         """Score what all processes have counted."""
         self.counts = self.confusion.compute().cpu()
+        if not self.counts.any():
+            if self.trainer.sanity_checking:
+                return
+            raise FreqFormerError("no pixel of the masks to evaluate on has a class: check them, and --ignore-index")
         scores = segmentation_scores(self.counts)
         self.log_dict({f"val/{name}": value for name, value in scores.items()}, prog_bar=True)
         self.log("val/loss", self.val_loss.compute())
-        self.val_loss.reset()
 
     def per_class(self) -> list[dict[str, Any]]:
         """Name, pixels, IoU and accuracy of each class over the last evaluation."""
@@ -257,7 +266,8 @@ class Segmentation(DenseTask):
             pixels = np.asarray(image)
             rows.append([Image.fromarray(overlay(pixels, one.numpy(), palette)) for one in (mask, predicted)])
         legend = {name: tuple(colour) for name, colour in zip(names, palette.tolist(), strict=True)}
-        page(rows, ["annotated", "predicted"], folder / "predictions.png", legend=legend)
+        if rows:  # Of several processes the first may have had nothing but images that cannot be read.
+            page(rows, ["annotated", "predicted"], folder / "predictions.png", legend=legend)
         draw_per_class(self.per_class(), folder / "per_class.png", "IoU")
 
     def keep(self, folder: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from ..data import segmentation_eval_transform
 from ..dense import Detector, Segmenter, load_dense
+from ..tasks import require
 from ..tasks.detection import as_it_is
-from ..tasks.segmentation import segment_logits
+from ..tasks.segmentation import TEST_MODES, segment_logits
 from .predict import Source, open_source
 
 
@@ -82,31 +84,35 @@ def segment(
     images: Source | Iterable[Source],
     *,
     shorter_side: int | None = None,
-    test_mode: str = "whole",
-    window: tuple[int, int] = (512, 512),
+    test_mode: str | None = None,
+    window: tuple[int, int] | None = None,
 ) -> Iterator[Tensor]:
     """Give every pixel of images a class.
 
     Args:
-        model: a segmenter, or the path of its run or checkpoint; a path also says the three settings below.
+        model: a segmenter, or the path of its run or checkpoint.
         images: one image or several, of any sizes: paths, or PIL images.
-        shorter_side: resize images to this shorter side first.
-        test_mode: ``"whole"``, or ``"slide"`` for windows that overlap by a third.
-        window: their height and width.
+        shorter_side: resize images to this shorter side first; by default as the checkpoint says, or of a segmenter
+            not at all.
+        test_mode: ``"whole"``, or ``"slide"`` for windows that overlap by a third; by default as the checkpoint says,
+            or whole.
+        window: their height and width; by default those of the checkpoint, or 512.
 
     Yields:
         For each image the class of each of its pixels, uint8 (H, W).
 
     Raises:
-        FreqFormerError: an unusable checkpoint, or an image that cannot be read.
+        FreqFormerError: an unusable checkpoint, a setting out of its range, or an image that cannot be read.
     """
     net: Segmenter
+    about: dict[str, Any] = {"shorter_side": None, "test_mode": "whole", "window": (512, 512)}
     if isinstance(model, (str, Path)):
         net, about = load_dense(model, "segmentation")
-        shorter_side, test_mode, window = about["shorter_side"], about["test_mode"], about["window"]
     else:
         net = model
-    resize = segmentation_eval_transform(shorter_side)
+    mode, sides = test_mode or about["test_mode"], window or about["window"]
+    require(mode in TEST_MODES, "the mode of testing", "whole or slide", mode)
+    resize = segmentation_eval_transform(about["shorter_side"] if shorter_side is None else shorter_side)
     device = next(net.parameters()).device
     was_training = net.training
     net.eval()
@@ -115,7 +121,7 @@ def segment(
             image = open_source(source)
             size = (image.height, image.width)
             pixels, _ = resize(image, torch.zeros(size, dtype=torch.uint8))
-            logits = segment_logits(net, pixels.to(device), size, test_mode, window)
+            logits = segment_logits(net, pixels.to(device), size, mode, sides)
             yield logits.argmax(0).to(torch.uint8)
     finally:
         net.train(was_training)
