@@ -140,7 +140,6 @@ def small_faster_rcnn() -> Settings:
         "detector": "fasterrcnn",
         "input_size": (240, 320),
         "native_size": (256, 320),
-        "epochs": 12,
     }
 
 
@@ -155,7 +154,6 @@ def small_mask_rcnn() -> Settings:
         "detector": "maskrcnn",
         "input_size": (256, 256),
         "native_size": (256, 256),
-        "epochs": 12,
     }
 
 
