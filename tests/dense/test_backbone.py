@@ -263,3 +263,8 @@ def test_a_backbone_without_gradient_checkpointing_says_so():
     backbone.network = torch.nn.Identity()
     with pytest.raises(FreqFormerError, match="leave out --grad-checkpointing"):
         backbone.set_grad_checkpointing()
+
+
+def test_a_convolutional_model_has_no_native_size():
+    with pytest.raises(FreqFormerError, match="leave out --native-size"):
+        make_backbone("resnet10t", native_size=64)

@@ -203,6 +203,8 @@ def _timms(arch: str, pretrained: bool, pretrained_cfg_overlay: Any = None, **ar
             if not keyword or keyword not in str(error):
                 refusals.append(_line(error))
     else:
+        if "'img_size'" in refusals[-1]:
+            raise FreqFormerError(f"{arch} keeps nothing for a size of images: leave out --native-size")
         raise FreqFormerError(f"{arch} makes no backbone for images of any size: {refusals[-1]}")
     if pretrained:
         try:

@@ -115,7 +115,6 @@ def small_retinanet() -> Settings:
     return {
         **SMALL_DETECTOR,
         "input_size": (240, 320),
-        "native_size": (256, 320),
         "anchor_sizes": [16, 32, 64, 128, 256],
         "epochs": 30,
     }
@@ -139,7 +138,6 @@ def small_faster_rcnn() -> Settings:
         **SMALL_TWO_STAGES,
         "detector": "fasterrcnn",
         "input_size": (240, 320),
-        "native_size": (256, 320),
     }
 
 
@@ -153,7 +151,6 @@ def small_mask_rcnn() -> Settings:
         **SMALL_TWO_STAGES,
         "detector": "maskrcnn",
         "input_size": (256, 256),
-        "native_size": (256, 256),
     }
 
 
@@ -165,7 +162,8 @@ def small_fpn() -> Settings:
     """
     return {
         **SMALL,
-        "native_size": (192, 256),
+        "arch": "freqformer_h_n",
+        "class_balance": 0.5,
         "decoder_args": {
             "decoder_pyramid_channels": 64,
             "decoder_segmentation_channels": 64,
