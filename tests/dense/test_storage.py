@@ -29,7 +29,7 @@ DETECTOR = {
 }
 SEGMENTER = {
     "native_size": (32, 64),
-    "decoder_args": {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 16},
+    "decoder_args": {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32},
     "pyramid_channels": 16,
 }
 NAMES = ["red", "blue"]
