@@ -144,7 +144,8 @@ def test_sliding_makes_no_graph():
     ("arguments", "what"),
     [
         ({"decoder": "linknet"}, f"there is no decoder 'linknet': choose one of {', '.join(DECODERS)}"),
-        ({"decoder_args": {"nonsense": 3}}, "cannot make the decoder fpn: .*'nonsense'"),
+        ({"decoder_args": {"nonsense": 3}}, "the decoder fpn has no keyword 'nonsense': it takes decoder_"),
+        ({"decoder_args": {"encoder_depth": 3}}, "the decoder fpn has no keyword 'encoder_depth'"),
         ({"decoder_args": {"decoder_merge_policy": "product"}}, "cannot make the decoder fpn: .*product"),
         ({"arch": "nothing"}, "there is no backbone 'nothing'"),
     ],

@@ -29,7 +29,7 @@ DETECTOR = {
 }
 SEGMENTER = {
     "native_size": (32, 64),
-    "decoder_args": {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 16},
+    "decoder_args": {"decoder_pyramid_channels": 32, "decoder_segmentation_channels": 32},
     "pyramid_channels": 16,
 }
 NAMES = ["red", "blue"]
@@ -176,8 +176,9 @@ def test_commands_of_classifiers_refuse_it_and_name_its_own(tmp_path, capsys, de
     for arguments in (
         ["eval", "--data-path", str(tmp_path)],
         ["predict", str(tmp_path)],
-        ["export", "--output", str(tmp_path / "model.onnx")],
+        ["export", str(tmp_path / "model.onnx")],
     ):
-        assert main([*arguments, "--model-path", str(run)]) == 2
+        with pytest.raises(SystemExit, match=r"^2$"):
+            main([*arguments, "--model-path", str(run)])
         assert what in " ".join(capsys.readouterr().err.split())
     assert list(tmp_path.iterdir()) == []

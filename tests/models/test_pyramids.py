@@ -184,3 +184,21 @@ def test_an_image_of_other_channels_takes_the_colour_weights(name):
     x = images(1, 1, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(grey(x), colour(x.expand(1, 3, 32, 32)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["test_gfnet_h", "test_dfformer"])
+@pytest.mark.parametrize("indices", [(1, 2, 3), (0, 2), (3,)])
+def test_features_not_taken_have_no_norm_and_a_file_with_all_of_them_still_loads(name, indices):
+    dense = make(name, features_only=True, out_norms=True).eval()
+    fewer = make(name, features_only=True, out_norms=True, out_indices=indices).eval()
+    norms = {key.split(".")[1] for key, _ in fewer.model.named_parameters() if key.startswith("out_norms.")}
+    assert norms == {str(index) for index in indices}
+    left_out = {f"out_norms.{index}" for index in range(4) if index not in indices}
+    assert {part for part in fewer.model.pruned if part.startswith("out_norms.")} == left_out
+    report = freqformer.load_checkpoint(fewer, dense.model.state_dict())
+    assert {key.rpartition(".")[0] for key in report.unexpected if key.startswith("out_norms.")} == left_out
+    x = images(1, 3, 64, 48)
+    with torch.no_grad():
+        every = dense(x)
+        for feature, index in zip(fewer(x), indices, strict=True):
+            assert torch.equal(feature, every[index])

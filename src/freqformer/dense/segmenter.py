@@ -1,5 +1,6 @@
 """Semantic segmentation: a decoder of segmentation_models_pytorch on the features of any backbone."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,7 +105,7 @@ class Segmenter(nn.Module):
         steps = stride or (max(1, window[0] * 2 // 3), max(1, window[1] * 2 // 3))
         if not (1 <= steps[0] <= window[0] and 1 <= steps[1] <= window[1]):
             raise FreqFormerError(
-                f"windows of {window} at strides of {steps} pixels cover no image: choose smaller ones"
+                f"windows of {window} at strides of {steps} pixels leave gaps: choose smaller strides"
             )
         total = torch.zeros(len(self.label_names), height, width, device=image.device)
         count = torch.zeros(height, width, device=image.device)
@@ -146,7 +147,7 @@ def create_segmenter(
         native_size, pretrained: see `make_backbone`.
         backbone_weights: a classification checkpoint to start from.
         model_args: the backbone's own keywords.
-        decoder_args: the decoder's own, such as ``decoder_pyramid_channels``.
+        decoder_args: the decoder's own keywords, which begin with ``decoder_``.
         pyramid_channels: of the levels that ViTDet's simple pyramid makes of a backbone with one grid.
 
     Returns:
@@ -157,6 +158,12 @@ def create_segmenter(
     """
     if decoder not in DECODERS:
         raise FreqFormerError(f"there is no decoder {decoder!r}: choose one of {', '.join(DECODERS)}")
+    # The library passes over keywords that it does not know, and others of its own change what the model returns.
+    takes = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[decoder]).parameters
+    known = [name for name in takes if name.startswith("decoder_")]
+    for name in decoder_args or {}:
+        if name not in known:
+            raise FreqFormerError(f"the decoder {decoder} has no keyword {name!r}: it takes {', '.join(known)}")
     body = make_backbone(
         arch, native_size=native_size, weights=backbone_weights, pretrained=pretrained, **(model_args or {})
     )
