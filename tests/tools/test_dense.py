@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra dense is not installed")
-coco = pytest.importorskip("faster_coco_eval.mask", reason="the extra dense is not installed")
+pytest.importorskip("faster_coco_eval", reason="the extra dense is not installed")
+
+from faster_coco_eval import mask as coco
 
 from freqformer.dense import load_dense
 from freqformer.errors import FreqFormerError

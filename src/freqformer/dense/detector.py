@@ -298,4 +298,6 @@ def _two_stages(
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    groups = math.gcd(32, channels)
+    # Of one channel a group would have a single value where a level has a single place.
+    return nn.GroupNorm(groups if groups < channels else groups // 2, channels)
