@@ -331,9 +331,12 @@ def test_two_processes_segment_as_one(segmentation, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_find_each_image_once(detection, tmp_path, monkeypatch):
+def test_two_processes_find_each_image_once(detection, make_instances, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Of one size, since images of a batch are padded in training.
+    root = make_instances(tmp_path / "data", same=True)
     quiet = {**QUIET, "detector": "retinanet", "train_sizes": [48], "scale_jitter": None, "vflip": 0.0}
+    quiet["data_path"] = str(root)
     one, figures = losses_of(detection(tmp_path / "one", **quiet), monkeypatch)
     two, others = losses_of(detection(tmp_path / "two", devices=2, **{**quiet, "batch_size": 1}), monkeypatch)
     assert len(two) == len(one) == 2 * STEPS
