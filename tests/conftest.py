@@ -224,7 +224,7 @@ def make_segmenter():
         from freqformer.dense import create_segmenter, describe_dense
 
         torch.manual_seed(0)
-        small = {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32}
+        small = {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 64}
         model = create_segmenter("test_gfnet_h", label_names, decoder_args=small, **more)
         for parameter in model.net.segmentation_head.parameters():
             torch.nn.init.normal_(parameter)

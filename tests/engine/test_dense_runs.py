@@ -62,7 +62,7 @@ DETECTION = {
     "vflip": 0.5,
 }
 SEGMENTATION = {
-    "decoder_args": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32},
+    "decoder_args": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 64},
     "input_size": (32, 48),
     "class_balance": 0.5,
 }
