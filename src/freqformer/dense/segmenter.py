@@ -1,5 +1,6 @@
 """Semantic segmentation: a decoder of segmentation_models_pytorch on the features of any backbone."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,6 +151,11 @@ def create_segmenter(
     """
     if decoder not in DECODERS:
         raise FreqFormerError(f"there is no decoder {decoder!r}: choose one of {', '.join(DECODERS)}")
+    # The library passes over keywords that it does not know.
+    known = inspect.signature(smp.MODEL_ARCHITECTURES_MAPPING[decoder]).parameters
+    if unknown := [name for name in decoder_args or {} if name not in known]:
+        takes = ", ".join(name for name in known if name.startswith("decoder_"))
+        raise FreqFormerError(f"cannot make the decoder {decoder}: it does not take {unknown[0]!r}; it takes {takes}")
     body = make_backbone(
         arch, native_size=native_size, weights=backbone_weights, pretrained=pretrained, **(model_args or {})
     )
