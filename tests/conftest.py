@@ -118,17 +118,17 @@ def golden_input():
 def make_instances():
     """Write a small data set in COCO's format, and return its folder.
 
-    ``make_instances(root, train=8, val=5)``: images of sizes about 48x64 with one to three rectangles and ellipses in
-    their own colours, category ids 3 and 7, polygons and boxes.
+    ``make_instances(root, train=8, val=5)``: images of sizes about 48x64, or all of that size with ``same=True``, with
+    one to three rectangles and ellipses in their own colours, category ids 3 and 7, polygons and boxes.
     """
 
-    def make(root, train=8, val=5, splits=("train", "val")):
+    def make(root, train=8, val=5, splits=("train", "val"), same=False):
         for split, count in zip(splits, (train, val), strict=True):
             (root / split).mkdir(parents=True)
             images, annotations = [], []
             for number in range(count):
                 random = np.random.default_rng([number, count])
-                width, height = 64 + 8 * (number % 3), 48 + 4 * (number % 2)
+                width, height = (64, 48) if same else (64 + 8 * (number % 3), 48 + 4 * (number % 2))
                 picture = Image.fromarray(random.integers(60, 120, (height, width, 3)).astype(np.uint8))
                 draw = ImageDraw.Draw(picture)
                 for _ in range(1 + number % 3):
@@ -224,7 +224,7 @@ def make_segmenter():
         from freqformer.dense import create_segmenter, describe_dense
 
         torch.manual_seed(0)
-        small = {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 8}
+        small = {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 64}
         model = create_segmenter("test_gfnet_h", label_names, decoder_args=small, **more)
         for parameter in model.net.segmentation_head.parameters():
             torch.nn.init.normal_(parameter)

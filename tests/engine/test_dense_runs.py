@@ -62,7 +62,7 @@ DETECTION = {
     "vflip": 0.5,
 }
 SEGMENTATION = {
-    "decoder_args": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 8},
+    "decoder_args": {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 64},
     "input_size": (32, 48),
     "class_balance": 0.5,
 }
@@ -331,9 +331,12 @@ def test_two_processes_segment_as_one(segmentation, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_find_each_image_once(detection, tmp_path, monkeypatch):
+def test_two_processes_find_each_image_once(detection, make_instances, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Of one size, since images of a batch are padded in training.
+    root = make_instances(tmp_path / "data", same=True)
     quiet = {**QUIET, "detector": "retinanet", "train_sizes": [48], "scale_jitter": None, "vflip": 0.0}
+    quiet["data_path"] = str(root)
     one, figures = losses_of(detection(tmp_path / "one", **quiet), monkeypatch)
     two, others = losses_of(detection(tmp_path / "two", devices=2, **{**quiet, "batch_size": 1}), monkeypatch)
     assert len(two) == len(one) == 2 * STEPS
@@ -435,11 +438,13 @@ def test_batches_without_any_object_are_trained_on(detection, own_instances, tmp
     assert metrics["data_problems"]["train"] == {"images without annotations (kept)": 7}
 
 
-@pytest.mark.parametrize(("split", "said"), [("val", "no object"), ("train", "object")])
-def test_a_split_without_any_object_is_refused(detection, own_instances, tmp_path, split, said):
+@pytest.mark.parametrize(
+    ("split", "said"), [("val", "evaluate on have no object"), ("train", "train on have no object")]
+)
+def test_a_split_without_any_object_is_refused(detection, own_instances, tmp_path, split, purpose):
     root, change = own_instances
     change(split, no_annotations)
-    with pytest.raises(FreqFormerError, match=said):
+    with pytest.raises(FreqFormerError, match=f"to {purpose} on have no object"):
         run(detection(tmp_path / "run", data_path=str(root)))
     assert not (tmp_path / "run").exists()
 
@@ -577,11 +582,11 @@ def test_wrong_settings_of_detection_are_one_line(refused, instances, tmp_path, 
         (["--decoder", "yolo"], "--decoder must be one of fpn"),
         (["--test-mode", "half"], "--test-mode must be whole or slide"),
         (["--val-masks", "x"], "--val-masks must be given with --val-images"),
-        (["--shorter-side", "0"], "shorter side"),
-        (["--max-share", "0"], "share"),
+        (["--shorter-side", "0"], "--shorter-side must be at least 1"),
+        (["--max-share", "0"], "--max-share"),
         (["--color-jitter", "-1"], "--color-jitter"),
         (["--input-size", "0"], "--input-size"),
-        (["--scale", "2", "1"], "scale"),
+        (["--scale", "2", "1"], "--scale must be"),
         (["--decoder-args.nonsense", "1"], "cannot make the decoder"),
     ],
 )

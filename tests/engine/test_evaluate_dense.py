@@ -24,6 +24,12 @@ from freqformer.tools.dense import detect, segment
 CPU = {"num_workers": 0, "accelerator": "cpu", "precision": "32-true"}
 
 
+def opened(path):
+    with Image.open(path) as file:
+        file.load()
+        return file
+
+
 @pytest.fixture(scope="module")
 def instances(make_instances, tmp_path_factory):
     return make_instances(tmp_path_factory.mktemp("instances") / "data", splits=("test", "val"))
@@ -106,8 +112,8 @@ def test_the_scores_of_segmentation_are_those_of_its_masks(segmenter, scenes, mo
     figures = segmented_by(segmenter, scenes, test_mode=mode, shorter_side=shorter, batch_size=2)
     counts = torch.zeros(3, 3, dtype=torch.int64)
     for number in range(5):
-        image = Image.open(scenes / f"val/images/{number}.jpg")
-        truth = np.array(Image.open(scenes / f"val/masks/{number}.png"))
+        image = opened(scenes / f"val/images/{number}.jpg")
+        truth = np.array(opened(scenes / f"val/masks/{number}.png"))
         (mask,) = segment(segmenter, image, test_mode=mode, shorter_side=shorter)
         for true, predicted in zip(truth.ravel(), mask.numpy().ravel(), strict=True):
             if true != 255:

@@ -8,11 +8,19 @@ import torch
 from PIL import Image
 
 pytest.importorskip("segmentation_models_pytorch", reason="the extra dense is not installed")
-coco = pytest.importorskip("faster_coco_eval.mask", reason="the extra dense is not installed")
+pytest.importorskip("faster_coco_eval", reason="the extra dense is not installed")
+
+from faster_coco_eval import mask as coco
 
 from freqformer.dense import load_dense  # noqa: E402
 from freqformer.errors import FreqFormerError  # noqa: E402
 from freqformer.tools.dense import detect, segment  # noqa: E402
+
+
+def opened(path):
+    with Image.open(path) as file:
+        file.load()
+        return file
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +67,7 @@ def test_detections_are_written_and_drawn(command, detector, shots, tmp_path):
         assert [row["category"] for row in own] == found.labels
         assert [row["score"] for row in own] == pytest.approx(found.scores.tolist(), abs=1e-5)
         assert all({"box": 3, "disc": 7}[row["category"]] == row["category_id"] for row in own)
-        width, height = Image.open(path).size
+        width, height = opened(path).size
         for row, mask in zip(own, found.masks, strict=True):
             decoded = coco.decode(row["segmentation"])
             assert decoded.shape == (height, width)
@@ -91,7 +99,7 @@ def test_batches_change_nothing(detector, shots):
     for one, other in zip(alone, together, strict=True):
         assert one.image == other.image
         torch.testing.assert_close(one.scores, other.scores, atol=1e-4, rtol=1e-3)
-    assert [found.image for found in detect(model, [Image.open(path) for path in paths])] == [
+    assert [found.image for found in detect(model, [opened(path) for path in paths])] == [
         "image 0",
         "image 1",
         "image 2",

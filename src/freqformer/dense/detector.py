@@ -119,13 +119,29 @@ class Detector(nn.Module):
         Returns:
             In training a dict of losses, each a scalar. In evaluation for each image ``boxes`` (N, 4) in its own
             pixels, ``labels`` (N,) from 0, ``scores`` (N,), best first, and, of Mask R-CNN, ``masks`` (N, 1, H, W):
-            for each pixel the probability that it is the object's.
+            for each pixel the probability that it is the object's; the other images of the batch change nothing.
         """
         pixels = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
         if self.training:
             assert targets is not None, "a detector in training needs targets"
             return self.net(pixels, [{**target, "labels": target["labels"] + self._first} for target in targets])
-        return [{**found, "labels": found["labels"] - self._first} for found in self.net(pixels)]
+        found: Detections = [{} for _ in pixels]
+        for places in self._alike(pixels):
+            for place, one in zip(places, self.net([pixels[place] for place in places]), strict=True):
+                found[place] = {**one, "labels": one["labels"] - self._first}
+        return found
+
+    def _alike(self, images: Sequence[Tensor]) -> list[list[int]]:
+        """Places of images that are padded to one size.
+
+        Global filters see the padding: among images of other sizes an image's detections would be others.
+        """
+        transform = self.net.transform
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for place, image in enumerate(images):
+            size = shortest_edge((image.shape[-2], image.shape[-1]), transform.min_size[-1], transform.max_size)
+            groups.setdefault(tuple(math.ceil(side / transform.size_divisible) for side in size), []).append(place)
+        return list(groups.values())
 
     def limit(self, score_thr: float | None = None, max_dets: int | None = None) -> None:
         """Change which detections are given: those above a score, and at most so many an image."""
@@ -329,4 +345,6 @@ def _p6(channels: int) -> nn.Module:
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    groups = math.gcd(32, channels)
+    # Of one channel a group would have a single value where a level has a single place.
+    return nn.GroupNorm(groups if groups < channels else groups // 2, channels)

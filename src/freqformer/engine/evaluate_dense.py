@@ -130,7 +130,7 @@ def _detector(config: DetectionEvaluation) -> dict[str, Any]:
         masks=model.has_masks,
         classes=model.label_names,
     )
-    require_objects(images)
+    require_objects(images, "evaluate")
     task = Detection(DetectionConfig(), model, images)
     return _evaluated(config, task, evaluation_instances(images), lambda: task.per_class)
 

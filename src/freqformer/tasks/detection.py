@@ -170,7 +170,8 @@ class DetectionConfig(DenseConfig):
             color_jitter=self.color_jitter,
             jitter_scale=self.scale_jitter,
         )
-        require_objects(val)
+        require_objects(train, "train")
+        require_objects(val, "evaluate")
         task = Detection(self, self.make_model(train.classes), val)
         return task, AnnotatedSamples(train, augment, self.seed), evaluation_instances(val)
 
@@ -266,10 +267,10 @@ def sides(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, round(size * 1333 / 800)) if isinstance(size, int) else size
 
 
-def require_objects(images: Instances) -> None:
-    """Raise FreqFormerError where there is nothing to find in the images to evaluate on."""
+def require_objects(images: Instances, purpose: str) -> None:
+    """Raise FreqFormerError where there is nothing to find in images to "train" or "evaluate" on."""
     if images.crowd.all():
-        raise FreqFormerError("the annotations to evaluate on have no object: check --val-json and the split")
+        raise FreqFormerError(f"the annotations to {purpose} on have no object: check --data-path and the split")
 
 
 def evaluation_instances(images: Instances) -> AnnotatedSamples:
