@@ -12,9 +12,9 @@ pytest.importorskip("faster_coco_eval", reason="the extra dense is not installed
 
 from faster_coco_eval import mask as coco
 
-from freqformer.dense import load_dense  # noqa: E402
-from freqformer.errors import FreqFormerError  # noqa: E402
-from freqformer.tools.dense import detect, segment  # noqa: E402
+from freqformer.dense import load_dense
+from freqformer.errors import FreqFormerError
+from freqformer.tools.dense import detect, segment
 
 
 def opened(path):
