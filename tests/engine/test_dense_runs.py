@@ -587,7 +587,7 @@ def test_wrong_settings_of_detection_are_one_line(refused, instances, tmp_path, 
         (["--color-jitter", "-1"], "--color-jitter"),
         (["--input-size", "0"], "--input-size"),
         (["--scale", "2", "1"], "--scale must be"),
-        (["--decoder-args.nonsense", "1"], "has no keyword .nonsense."),
+        (["--decoder-args.nonsense", "1"], "has no keyword 'nonsense'"),
     ],
 )
 def test_wrong_settings_of_segmentation_are_one_line(refused, scenes, tmp_path, flags, said):
