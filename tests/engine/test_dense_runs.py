@@ -90,11 +90,11 @@ def config_of(request):
 
 
 @pytest.fixture
-def stop_at(monkeypatch):
+def stop_at():
     """Let SIGTERM arrive in a given step of this process."""
+    patch = pytest.MonkeyPatch()
 
     def arm(step, hook="loss"):
-        disarm = pytest.MonkeyPatch()
         calls = iter(range(10**6))
         for kind in (Detection, Segmentation):
             original = getattr(kind, hook)
@@ -104,10 +104,11 @@ def stop_at(monkeypatch):
                     os.kill(os.getpid(), signal.SIGTERM)
                 return original(self, *arguments)
 
-            disarm.setattr(kind, hook, hooked)
-        return disarm.undo
+            patch.setattr(kind, hook, hooked)
+        return patch.undo
 
-    return arm
+    yield arm
+    patch.undo()
 
 
 def stop_and_resume(config, folder, stop_at, step, hook="loss", **changes):
