@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from freqformer.errors import FreqFormerError
@@ -98,15 +98,22 @@ def _resize(
     height, width = image.shape[-2:]
     whole = shortest_edge((height, width), shorter, longest)
     if jitter is None:
-        return _all(partial(F.resize, size=list(whole), antialias=True), image, target)
+        return _all(partial(_resized, size=list(whole)), image, target)
     factor = float(torch.empty(()).uniform_(*jitter))
     scale = factor * _scale((height, width), shorter, longest)
     # What would be cut off is never resized: twice the size is four times the memory of all masks.
     window = [min(side, math.ceil(limit / scale)) for side, limit in zip((height, width), whole, strict=True)]
     top, left = (int(torch.randint(side - kept + 1, ())) for side, kept in zip((height, width), window, strict=True))
     size = [min(limit, _scaled(side, scale)) for side, limit in zip(window, whole, strict=True)]
-    crop = partial(F.resized_crop, top=top, left=left, height=window[0], width=window[1], size=size, antialias=True)
-    return _all(crop, image, target)
+    crop = partial(F.crop, top=top, left=left, height=window[0], width=window[1])
+    return _all(lambda value: _resized(crop(value), size), image, target)
+
+
+def _resized(value: Any, size: list[int]) -> Any:
+    if not isinstance(value, tv_tensors.Mask):
+        return F.resize(value, size, antialias=True)
+    # Torchvision's own way with masks takes each pixel's corner, half a pixel beside the image's middle.
+    return tv_tensors.Mask(F.resize(value.as_subclass(Tensor), size, InterpolationMode.NEAREST_EXACT))
 
 
 def _all(step: Callable[[Any], Any], image: Tensor, target: Target) -> tuple[Tensor, Target]:

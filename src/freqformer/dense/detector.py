@@ -13,6 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
@@ -25,6 +26,8 @@ from .backbone import STRIDES, Backbone, SimplePyramid, make_backbone
 DETECTORS = ("retinanet", "fasterrcnn", "maskrcnn")
 # Detectron's box size that Mask R-CNN's levels are chosen by, at anchors of 32 to 512.
 _CANONICAL = 224 / 32
+# Masks that are enlarged at once.
+_PASTED = 8
 Detections = list[dict[str, Tensor]]
 
 
@@ -79,6 +82,19 @@ class Preparation(GeneralizedRCNNTransform):
         size = shortest_edge((image.shape[-2], image.shape[-1]), self.min_size[-1], self.max_size)
         return F.resize(image, list(size), antialias=True), target
 
+    def postprocess(self, result: Detections, image_shapes: Any, original_image_sizes: Any) -> Detections:
+        """Detections in the images' own pixels; masks are bool, since as shares a hundred of a photo fill gigabytes."""
+        masks = [found.pop("masks", None) for found in result]
+        result = super().postprocess(result, image_shapes, original_image_sizes)
+        for found, small, size in zip(result, masks, original_image_sizes, strict=True):
+            if small is not None:
+                pasted = [
+                    paste_masks_in_image(small[i : i + _PASTED], found["boxes"][i : i + _PASTED], size) > 0.5
+                    for i in range(0, max(1, len(small)), _PASTED)
+                ]
+                found["masks"] = torch.cat(pasted)
+        return result
+
 
 class Detector(nn.Module):
     """Finds objects of known classes in images of any and different sizes.
@@ -118,8 +134,8 @@ class Detector(nn.Module):
 
         Returns:
             In training a dict of losses, each a scalar. In evaluation for each image ``boxes`` (N, 4) in its own
-            pixels, ``labels`` (N,) from 0, ``scores`` (N,), best first, and, of Mask R-CNN, ``masks`` (N, 1, H, W):
-            for each pixel the probability that it is the object's; the other images of the batch change nothing.
+            pixels, ``labels`` (N,) from 0, ``scores`` (N,), best first, and, of Mask R-CNN, ``masks``, bool
+            (N, 1, H, W); the other images of the batch change nothing.
         """
         pixels = [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
         if self.training:
@@ -276,6 +292,9 @@ def create_detector(
         )
         net.roi_heads.score_thresh, net.roi_heads.nms_thresh = score_thr, nms_thr
         net.roi_heads.detections_per_img = max_dets
+    for head in (net.head,) if one_stage else (net.rpn.head, net.roi_heads.box_predictor, net.roi_heads.mask_predictor):
+        if head is not None:
+            head.register_forward_hook(_in_float32)
     net.transform = Preparation(size[0], size[1], body.cfg["mean"], body.cfg["std"])
     arguments = {
         "arch": arch,
@@ -326,6 +345,15 @@ def _two_stages(
     masks = MaskRCNNHeads(channels, [channels] * 4, 1, norm)
     predictor = MaskRCNNPredictor(channels, channels, classes)
     return MaskRCNN(pyramid, mask_roi_pool=pooling(14), mask_head=masks, mask_predictor=predictor, **shared)
+
+
+def _in_float32(module: nn.Module, arguments: Any, output: Any) -> Any:
+    """What a head gives, in float32: in bfloat16 boxes would lie on every second pixel, and scores be equal."""
+    if isinstance(output, Tensor):
+        return output.float()
+    if isinstance(output, dict):
+        return {name: _in_float32(module, arguments, value) for name, value in output.items()}
+    return type(output)(_in_float32(module, arguments, value) for value in output)
 
 
 def _p6_p7(fpn_channels: int) -> Callable[[int], nn.Module]:

@@ -18,7 +18,7 @@ from .bad_images import BadImages
 from .datamodule import evaluation_loader, worker_deaths
 from .evaluate import AnyEvaluation, validate
 from .processes import on_first, together
-from .storage import METRICS
+from .storage import CONFIG, METRICS
 
 
 @dataclass
@@ -38,9 +38,20 @@ class DenseEvaluation(AnyEvaluation):
         """Refuse settings outside their range, and a folder that would lose something; raises FreqFormerError."""
         super().check()
         require(self.strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", self.strategy)
-        folder = Path(self.output_dir or ".")
-        if self.output_dir is not None and (folder / METRICS).exists() and not self.overwrite:
+        wanted = ("auto", "32", "32-true", "bf16-mixed", "16-mixed")
+        require(self.precision in wanted, "--precision", "auto, 32-true, bf16-mixed or 16-mixed", self.precision)
+        if self.output_dir is None:
+            return
+        folder = Path(self.output_dir)
+        if (folder / CONFIG).exists():
+            raise FreqFormerError(f"{folder} holds a run, whose figures would be lost: choose another --output-dir")
+        if (folder / METRICS).exists() and not self.overwrite:
             raise FreqFormerError(f"{folder} holds other results: choose another --output-dir, or say --overwrite")
+        # Not after an hour's evaluation.
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FreqFormerError(f"cannot make {folder}: {error.strerror}; choose another --output-dir") from error
 
 
 @dataclass
@@ -177,10 +188,6 @@ def _evaluated(config: DenseEvaluation, task: Task, samples: AnnotatedSamples, p
 
 
 def _write(folder: Path, task: Task, figures: dict[str, Any]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FreqFormerError(f"cannot make {folder}: {error.strerror}; choose another --output-dir") from error
     task.draw(folder)
     task.keep(folder)
     write_json(folder / METRICS, figures)

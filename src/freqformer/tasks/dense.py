@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ..dense import Detector, Segmenter, describe_dense
+from ..models import model_names, spelling
 from .config import RunConfig, require
 from .images import require_size
 from .task import Task
@@ -62,6 +63,8 @@ class DenseConfig(RunConfig):
         require(
             self.layer_decay is None, "--layer-decay", "none: detectors and segmenters have no layers", self.layer_decay
         )
+        wanted = ("auto", "32", "32-true", "bf16-mixed", "16-mixed")
+        require(self.precision in wanted, "--precision", "auto, 32-true, bf16-mixed or 16-mixed", self.precision)
         both = self.pretrained and self.backbone_weights is not None
         require(not both, "--pretrained", "left out with --backbone-weights", self.backbone_weights)
         require_size(self.native_size)
@@ -69,7 +72,8 @@ class DenseConfig(RunConfig):
     def backbone(self) -> dict[str, Any]:
         """The keywords of `create_detector` and `create_segmenter` that say which backbone."""
         arguments = dict(self.model_args)
-        if self.drop_path is not None:
+        # Of timm's models those without stochastic depth refuse the keyword, and the others have none by default.
+        if self.drop_path is not None and (self.drop_path or spelling(self.arch) in model_names()):
             arguments["drop_path_rate"] = self.drop_path
         return {
             "arch": self.arch,

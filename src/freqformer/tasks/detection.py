@@ -172,7 +172,7 @@ class DetectionConfig(DenseConfig):
         )
         require_objects(train, "train")
         require_objects(val, "evaluate")
-        task = Detection(self, self.make_model(train.classes), val)
+        task = Detection(self, self.make_model(train.classes), val, train.category_ids)
         return task, AnnotatedSamples(train, augment, self.seed), evaluation_instances(val)
 
 
@@ -186,13 +186,16 @@ class Detection(DenseTask):
         config: the run's settings.
         model: the detector.
         val: what is evaluated on.
+        category_ids: what the training annotations call the classes, for checkpoints; by default as ``val`` does.
     """
 
     config: DetectionConfig
     model: Detector
 
-    def __init__(self, config: DetectionConfig, model: Detector, val: Instances) -> None:
-        super().__init__(config, model, {"category_ids": val.category_ids})
+    def __init__(
+        self, config: DetectionConfig, model: Detector, val: Instances, category_ids: Sequence[int] | None = None
+    ) -> None:
+        super().__init__(config, model, {"category_ids": list(category_ids or val.category_ids)})
         self.monitor = "val/mask_AP" if model.has_masks else "val/AP"
         self.val = val
         self.kinds = ("bbox", "segm") if model.has_masks else ("bbox",)
@@ -258,8 +261,10 @@ class Detection(DenseTask):
     def keep(self, folder: Path) -> None:
         """Write the detections in COCO's result format, and each class's scores."""
         write_csv(folder / "per_class.csv", self.per_class)
+        ids = {self.val.number(index): self.val.image_id(index) for index in self._seen}
+        results = [{**row, "image_id": ids[row["image_id"]]} for row in self.results]
         for kind in self.kinds:
-            write_results(folder / f"results.{kind}.json", results_for(self.results, kind))
+            write_results(folder / f"results.{kind}.json", results_for(results, kind))
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -107,6 +107,12 @@ class SegmentationConfig(DenseConfig):
         require(0 < low <= high, "--scale", "two factors above 0, growing", self.scale)
         require(0 < self.max_share <= 1, "--max-share", "above 0, at most 1", self.max_share)
         require(0 <= self.class_balance <= 1, "--class-balance", "between 0 and 1", self.class_balance)
+        require(
+            self.decoder != "upernet" or self.batch_size > 1,
+            "--batch-size",
+            "at least 2 with --decoder upernet, which has batch norms of single places",
+            self.batch_size,
+        )
         require_size(self.input_size)
 
     def default_output_dir(self) -> str:
@@ -206,7 +212,9 @@ class Segmentation(DenseTask):
         logits = self.model(torch.stack(batch["image"])).float()
         target = torch.stack(batch["target"])
         weights = self.class_weights
-        total = F.cross_entropy(logits, target, weights, ignore_index=IGNORED, reduction="sum")
+        # A row a pixel: of maps CUDA has no deterministic sum.
+        rows = logits.movedim(1, -1).flatten(0, 2)
+        total = F.cross_entropy(rows, target.flatten(), weights, ignore_index=IGNORED, reduction="sum")
         counted = target != IGNORED
         seen = counted.sum() if weights is None else weights[target[counted]].sum()
         # Where no pixel has a class the mean would be of nothing.
