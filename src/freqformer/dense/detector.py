@@ -84,6 +84,8 @@ class Preparation(GeneralizedRCNNTransform):
 
     def postprocess(self, result: Detections, image_shapes: Any, original_image_sizes: Any) -> Detections:
         """Detections in the images' own pixels; masks are bool, since as shares a hundred of a photo fill gigabytes."""
+        if self.training:
+            return result
         masks = [found.pop("masks", None) for found in result]
         result = super().postprocess(result, image_shapes, original_image_sizes)
         for found, small, size in zip(result, masks, original_image_sizes, strict=True):
