@@ -439,9 +439,7 @@ def test_batches_without_any_object_are_trained_on(detection, own_instances, tmp
     assert metrics["data_problems"]["train"] == {"images without annotations (kept)": 7}
 
 
-@pytest.mark.parametrize(
-    ("split", "said"), [("val", "evaluate on have no object"), ("train", "train on have no object")]
-)
+@pytest.mark.parametrize(("split", "purpose"), [("val", "evaluate"), ("train", "train")])
 def test_a_split_without_any_object_is_refused(detection, own_instances, tmp_path, split, purpose):
     root, change = own_instances
     change(split, no_annotations)
