@@ -1,5 +1,6 @@
 """Detectors: images of any and different sizes, boxes in their own pixels, labels from 0, and that they learn."""
 
+import copy
 import functools
 import sys
 
@@ -327,3 +328,16 @@ def test_it_learns_a_few_images_by_heart(make_scene, detector, arch):
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     assert min(precision(model, images, targets)) > 0.9
+
+
+@pytest.mark.parametrize("detector", ["fasterrcnn", "maskrcnn"])
+def test_the_first_images_that_come_change_nothing_for_those_after(make_scene, detector):
+    """torchvision would take the levels' strides from the first batch, which may be mostly padding."""
+    model = make(detector, size=(20, 96), score_thr=0.0).eval()
+    image = make_scene(0, (96, 40))[0]
+    with torch.no_grad():
+        expected = copy.deepcopy(model)([image])[0]
+        model([torch.rand(3, 20, 44)])
+        found = model([image])[0]
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name

@@ -17,6 +17,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.poolers import initLevelMapper
 from torchvision.transforms.v2 import functional as F
 
 from ..data import shortest_edge
@@ -325,8 +326,13 @@ def _two_stages(
     names = ["0", "1", "2", "3"]
 
     def pooling(side: int) -> MultiScaleRoIAlign:
-        scale = {"canonical_scale": max(1, round(_CANONICAL * smallest)), "canonical_level": 4}
-        return MultiScaleRoIAlign(featmap_names=names, output_size=side, sampling_ratio=2, **scale)
+        scale = max(1, round(_CANONICAL * smallest))
+        pool = MultiScaleRoIAlign(names, side, sampling_ratio=2, canonical_scale=scale, canonical_level=4)
+        # Torchvision guesses the strides from the first batch that comes, wrongly where small images are padded.
+        pool.scales = [1 / stride for stride in STRIDES]
+        finest, coarsest = (stride.bit_length() - 1 for stride in (STRIDES[0], STRIDES[-1]))
+        pool.map_levels = initLevelMapper(finest, coarsest, canonical_scale=scale, canonical_level=4)
+        return pool
 
     boxes = pooling(7)
     if norm is None:
