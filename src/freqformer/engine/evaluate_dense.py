@@ -12,6 +12,7 @@ from ..dense import load_dense
 from ..errors import FreqFormerError
 from ..tables import write_json
 from ..tasks import Task, require, require_size
+from ..tasks.dense import require_dense
 from ..tasks.detection import Detection, DetectionConfig, evaluation_instances, require_objects, sides
 from ..tasks.segmentation import TEST_MODES, Segmentation, SegmentationConfig
 from .bad_images import BadImages
@@ -37,9 +38,7 @@ class DenseEvaluation(AnyEvaluation):
     def check(self) -> None:
         """Refuse settings outside their range, and a folder that would lose something; raises FreqFormerError."""
         super().check()
-        require(self.strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", self.strategy)
-        wanted = ("auto", "32", "32-true", "bf16-mixed", "16-mixed")
-        require(self.precision in wanted, "--precision", "auto, 32-true, bf16-mixed or 16-mixed", self.precision)
+        require_dense(self.strategy, self.precision)
         if self.output_dir is None:
             return
         folder = Path(self.output_dir)

@@ -59,12 +59,10 @@ class DenseConfig(RunConfig):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"--{name.replace('_', '-')}", "between 0 and 1", value)
         require(self.limit_train is None or self.limit_train >= 1, "--limit-train", "at least 1", self.limit_train)
-        require(self.strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", self.strategy)
         require(
             self.layer_decay is None, "--layer-decay", "none: detectors and segmenters have no layers", self.layer_decay
         )
-        wanted = ("auto", "32", "32-true", "bf16-mixed", "16-mixed")
-        require(self.precision in wanted, "--precision", "auto, 32-true, bf16-mixed or 16-mixed", self.precision)
+        require_dense(self.strategy, self.precision)
         both = self.pretrained and self.backbone_weights is not None
         require(not both, "--pretrained", "left out with --backbone-weights", self.backbone_weights)
         require_size(self.native_size)
@@ -82,6 +80,14 @@ class DenseConfig(RunConfig):
             "pretrained": self.pretrained,
             "model_args": arguments,
         }
+
+
+def require_dense(strategy: str, precision: str) -> None:
+    """Raise FreqFormerError for a strategy or a precision that classifiers alone have."""
+    require(strategy != "fsdp", "--strategy", "ddp: only classifiers are sharded", strategy)
+    # Weights in half precision would meet images and boxes in float32.
+    mixed = ("auto", "32", "32-true", "bf16-mixed", "16-mixed")
+    require(precision in mixed, "--precision", "auto, 32-true, bf16-mixed or 16-mixed", precision)
 
 
 class DenseTask(Task):
