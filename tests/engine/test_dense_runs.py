@@ -219,6 +219,7 @@ def test_a_segmenter_on_one_grid_is_trained_too(segmentation, tmp_path):
     assert_complete(tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["detection", "segmentation"])
 def test_the_config_replays_the_run(command, whole, tmp_path, left_behind, kind):
     name = {"detection": "detect", "segmentation": "segment"}[kind]
@@ -266,6 +267,7 @@ def test_everything_at_once_and_resume_change_no_bit(config_of, tmp_path, stop_a
     assert differing(tmp_path / "run", tmp_path / "whole", left_behind) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 3, 4])  # Of two an epoch: in the first, at the second's end, after it.
 def test_a_run_stopped_before_its_first_evaluation_goes_on(segmentation, tmp_path, stop_at, left_behind, step):
     changes = {"eval_every": 3, "epochs": 4, "limit_train": 4}
@@ -369,6 +371,7 @@ def own_instances(make_instances, tmp_path):
     return root, change
 
 
+@pytest.mark.slow
 def test_missing_images_are_listed_and_replaced(detection, own_instances, tmp_path, capfd):
     root, _ = own_instances
     (root / "train/3.jpg").unlink()
@@ -431,6 +434,7 @@ def one_image_annotated(content):
     content["annotations"] = [row for row in content["annotations"] if row["image_id"] == 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["retinanet", "fasterrcnn", "maskrcnn"])
 def test_batches_without_any_object_are_trained_on(detection, own_instances, tmp_path, detector):
     root, change = own_instances
@@ -492,6 +496,7 @@ def odd_pictures(content, folder):
         image.update(file_name=name, width=width, height=height)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("detector", ["retinanet", "maskrcnn"])
 def test_odd_images_are_trained_and_evaluated_on(detection, own_instances, tmp_path, detector):
     root, change = own_instances
@@ -539,6 +544,7 @@ def test_masks_without_any_class_in_validation_end_the_run_in_one_line(segmentat
         run(segmentation(tmp_path / "run", data_path=str(root), epochs=1))
 
 
+@pytest.mark.slow
 def test_a_bad_mask_stays_one_line_of_the_list(segmentation, make_scenes, tmp_path, stop_at):
     root = make_scenes(tmp_path / "data")
     for number in range(4):

@@ -83,6 +83,7 @@ def test_the_scores_are_pycocotools_of_the_written_files(detector, instances, tm
     assert [row["name"] for row in written["per_class"]] == ["box", "disc"]
 
 
+@pytest.mark.slow
 def test_limits_of_detections(detector, instances, tmp_path):
     def rows(name, **settings):
         found_by(detector, instances, output_dir=str(tmp_path / name), **settings)
@@ -192,6 +193,7 @@ def test_data_of_other_classes_are_refused(make_detector, make_segmenter, instan
         segmented_by(make_segmenter(tmp_path / "two", ("ground", "box")), scenes)
 
 
+@pytest.mark.slow
 def test_classes_are_matched_by_name(make_detector, instances, tmp_path, detector):
     # The same network with its outputs named the other way round finds the other class.
     other = make_detector(tmp_path / "other", label_names=("disc", "box"), category_ids=(7, 3))
