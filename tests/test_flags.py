@@ -279,3 +279,7 @@ def test_positional_words_and_switches():
         flags.parse(["--model-path", "m"])
     with pytest.raises(FreqFormerError, match="--model-path"):
         flags.parse(["a"])
+
+
+def test_a_list_may_stand_in_brackets_as_yaml_has_it(parse):
+    assert parse("--sizes", "[3, 4]")["sizes"] == parse("--sizes", "3", "4")["sizes"] == [3, 4]

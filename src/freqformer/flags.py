@@ -151,7 +151,7 @@ class Flags:
         return result
 
     def _pairs(self, words: list[str]) -> list[str]:
-        """The two numbers after a flag that takes a pair, as the one word ``[a, b]``."""
+        """The two numbers after a flag that takes a pair as one word ``[a, b]``, and such a word for a list as several."""
         result: list[str] = []
         rest = list(words)
         while rest:
@@ -160,6 +160,9 @@ class Flags:
             if result[-1].startswith("--") and _takes_pair(self.types.get(name)) and all(map(_is_number, rest[:2])):
                 result += [f"[{', '.join(rest[:2])}]"] if len(rest) > 1 else rest[:1]
                 del rest[:2]
+            elif result[-1].startswith("--") and _takes_list(self.types.get(name)) and rest and _is_bracketed(rest[0]):
+                # A list as YAML has it, in place of a word for each element.
+                result += [element.strip() for element in rest.pop(0)[1:-1].split(",") if element.strip()]
         return result
 
     def _plain_value(self, name: str, value: str) -> str:
@@ -205,6 +208,14 @@ def _config_first(words: list[str]) -> list[str]:
 
 def _takes_pair(type_: Any) -> bool:
     return any(get_origin(choice) is tuple for choice in (type_, *get_args(type_)))
+
+
+def _takes_list(type_: Any) -> bool:
+    return get_origin(type_) is list
+
+
+def _is_bracketed(word: str) -> bool:
+    return word.startswith("[") and word.endswith("]")
 
 
 def _is_number(word: str) -> bool:
