@@ -151,7 +151,7 @@ class Flags:
         return result
 
     def _pairs(self, words: list[str]) -> list[str]:
-        """The two numbers after a flag that takes a pair as one word ``[a, b]``, and such a word for a list as several."""
+        """The two numbers after a flag that takes a pair as one word ``[a, b]``; such a word for a list as several."""
         result: list[str] = []
         rest = list(words)
         while rest:
