@@ -341,3 +341,14 @@ def test_the_first_images_that_come_change_nothing_for_those_after(make_scene, d
         found = model([image])[0]
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_in_bfloat16_boxes_and_scores_are_float32_and_masks_bool(make_scene, detector):
+    """torchvision would round boxes to bfloat16, and keep a float of every pixel of every mask."""
+    model = make(detector, score_thr=0.0).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = model([make_scene(0, (64, 96))[0]])[0]
+    assert len(found["boxes"]) > 0
+    assert found["boxes"].dtype == found["scores"].dtype == torch.float32
+    assert detector != "maskrcnn" or found["masks"].dtype == torch.bool
