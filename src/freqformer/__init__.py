@@ -21,7 +21,7 @@ _PUBLIC = {
     "segment": ("freqformer.tools.dense", "segment"),
     "train": ("freqformer.engine", "run"),
 }
-_MODULES = ("adapters", "data", "dense", "engine", "layers", "models", "ops", "tasks")
+_MODULES = ("adapters", "data", "dense", "engine", "layers", "models", "ops", "tasks", "visualize")
 
 __all__ = ["__version__", *_MODULES, *_PUBLIC]
 

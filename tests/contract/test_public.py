@@ -8,7 +8,7 @@ import pytest
 
 import freqformer
 
-FLOORS = ["ops", "layers", "models", "adapters", "bench", "data", "tasks", "engine", "tools"]
+FLOORS = ["ops", "layers", "models", "adapters", "bench", "data", "tasks", "pages", "visualize", "engine", "tools"]
 
 
 @pytest.mark.parametrize("name", freqformer.__all__)
