@@ -18,8 +18,9 @@ def image(height, width, seed=0):
 
 def wave(height, width, rows, columns):
     """A cosine of so many periods along each axis."""
-    y, x = torch.arange(height)[:, None] / height, torch.arange(width)[None, :] / width
-    return torch.cos(2 * math.pi * (rows * y + columns * x)).double()
+    y = torch.arange(height, dtype=torch.float64)[:, None] / height
+    x = torch.arange(width, dtype=torch.float64)[None, :] / width
+    return torch.cos(2 * math.pi * (rows * y + columns * x))
 
 
 def test_a_frequency_is_a_share_of_the_nyquist_frequency():

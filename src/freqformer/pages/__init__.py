@@ -49,6 +49,8 @@ class Picture:
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
+__all__ = ["Code", "Picture", "Section", "Table", "Text", "picture_of", "write_page"]
+
 Part = Text | Code | Table | Picture
 
 

@@ -1,8 +1,8 @@
 """Frequencies of a picture or a grid: how far each is from the mean, and pictures of some of them alone.
 
-A frequency is told as a share of the Nyquist frequency, the highest that a row or column can hold: 0 is the mean, 1 is a
-change from each pixel to the next along one axis, and the corners of the spectrum, both axes at once, are at the square
-root of 2.
+A frequency is told as a share of the Nyquist frequency, the highest that a row or column can hold: 0 is the mean, 1 a
+change from each pixel to the next along one axis, and the spectrum's corners, both axes at once, are at the square root
+of 2.
 """
 
 import math
