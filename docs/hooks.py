@@ -88,7 +88,7 @@ def _api_page(page: str, all_pages: list[str]) -> str:
             links.append(f"- [`{name}`][{home}]")
         else:
             objects.append(f"::: {home}\n    options:\n      show_root_heading: true")
-    about = f"::: {package}\n    options:\n      members: false"
+    about = f"::: {package}\n    options:\n      members: false\n      show_root_toc_entry: false"
     return "\n\n".join([f"# {package}", about, "\n".join(links), *objects]) + "\n"
 
 
