@@ -12,8 +12,8 @@ PAGE = Path(__file__).with_name("model-table.md")
 HEAD = """# Table of models
 
 `freqformer models` prints it: parameters and multiply-adds of one image as counted here ([how](models.md)), and what
-the authors print of them and of the top-1 accuracy on ImageNet-1K. Transforms and filters are counted apart. None of the
-accuracies has been measured again here. `python docs/model_table.py` writes this page.
+the authors print of them and of the top-1 accuracy on ImageNet-1K. Transforms and filters are counted apart. None of
+the accuracies has been measured again here. `python docs/model_table.py` writes this page.
 
 | name | input | parameters, M | printed | GMACs | printed | of transforms and filters | printed top-1, % |
 |---|---|---|---|---|---|---|---|
