@@ -22,6 +22,8 @@ CSS = """
 .status p { margin: 0; }
 .status .bad { color: #b00020; font-weight: 600; }
 .dark .status .bad { color: #ff8a80; }
+#upload img { width: 100%; height: 100%; object-fit: contain; }
+.picture img { padding-top: 2.2em; object-fit: contain; }
 .legend span { display: inline-block; margin-right: 1em; white-space: nowrap; }
 .legend i { display: inline-block; width: .9em; height: .9em; margin-right: .35em; vertical-align: -.1em; }
 """
@@ -57,7 +59,8 @@ def build(subject: Subject, examples: Mapping[str, Path]) -> gr.Blocks:
             with gr.Column(scale=2, min_width=300):
                 upload = gr.Image(
                     next(map(str, examples.values()), None),
-                    label="Your image: drop it, paste it, or click to choose a file",
+                    label="Your image",
+                    placeholder="Drop an image, paste it, or click to choose a file",
                     type="filepath",
                     sources=["upload", "clipboard"],
                     buttons=["fullscreen"],
@@ -86,17 +89,17 @@ def build(subject: Subject, examples: Mapping[str, Path]) -> gr.Blocks:
                     visible=subject.task == "detection",
                     elem_id="score",
                 )
-        gr.Markdown(_FREQUENCIES)
-        with gr.Row():
-            low = gr.Slider(
-                0, ALL, 0, step=0.01, label="Keep from", info="removes the frequencies below", elem_id="low"
-            )
-            high = gr.Slider(
-                0, ALL, ALL, step=0.01, label="Keep up to", info="removes the frequencies above", elem_id="high"
-            )
-        with gr.Row():
-            for words, band in _BANDS.items():
-                gr.Button(words, size="sm").click(partial(list, band), None, [low, high], **_EVENT)
+                gr.Markdown(_FREQUENCIES)
+                with gr.Row():
+                    low = gr.Slider(
+                        0, ALL, 0, step=0.01, label="Keep from", info="removes the frequencies below", elem_id="low"
+                    )
+                    high = gr.Slider(
+                        0, ALL, ALL, step=0.01, label="Keep up to", info="removes the frequencies above", elem_id="high"
+                    )
+                with gr.Row():
+                    for words, band in _BANDS.items():
+                        gr.Button(words, size="sm").click(partial(list, band), None, [low, high], **_EVENT)
         with gr.Row():
             given = _picture("What the model gets" if subject.task == "classification" else "The image", "given")
             spectrum = _picture("Its spectrum", "spectrum")
@@ -207,5 +210,5 @@ def _legend(subject: Subject) -> str:
 
 def _picture(label: str, name: str, height: int = 300) -> gr.Image:
     return gr.Image(
-        label=label, interactive=False, format="png", height=height, buttons=["fullscreen", "download"], elem_id=name
+        label=label, interactive=False, format="png", height=height, buttons=["fullscreen", "download"], elem_id=name, elem_classes="picture"
     )

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from .. import visualize
 from ..data import overlay
 from ..errors import FreqFormerError
 from ..pages import picture_of
@@ -21,6 +20,8 @@ from ..tasks import model_transform
 from ..tasks.dense_pictures import Colour, class_colours, draw_instances
 from ..tools.dense import detect, segment
 from ..tools.predict import most_probable
+from ..visualize import band_pass, filters
+from ..visualize.attention import attention
 from ..visualize.frequencies import HIGHEST
 from .subject import Subject
 
@@ -82,7 +83,7 @@ def look(subject: Subject, image: Image.Image, low: float = 0.0, high: float = A
         given, said = _classify(subject, image, low, high)
     else:
         given, said = _find(subject, image, low, high, score_thr)
-    left = visualize.band_pass(given, low, high)
+    left = band_pass(given, low, high)
     spectra = [_log_magnitude(pixels) for pixels in (given, left)]
     strongest = float(spectra[0].max())
     drawn = [_draw_spectrum(spectrum, strongest, low, high) for spectrum in spectra]
@@ -92,15 +93,13 @@ def look(subject: Subject, image: Image.Image, low: float = 0.0, high: float = A
 def attention_of(subject: Subject, image: Image.Image) -> Image.Image:
     """The attention of a model's blocks on an image, drawn; raises FreqFormerError where the model has none."""
     _require_layers(subject, "attention")
-    return _render(visualize.attention(subject.model, image))
+    return _render(attention(subject.model, image))
 
 
 def filters_of(subject: Subject) -> Image.Image:
     """A model's learned filters, drawn; raises FreqFormerError where it has none."""
     _require_layers(subject, "filters")
-    if not visualize.learned_filters(subject.model):
-        raise FreqFormerError("this model has no spectral layers, so it has no filters to show")
-    return _render(visualize.filters(subject.model))
+    return _render(filters(subject.model))
 
 
 def colours_of(subject: Subject) -> dict[str, Colour]:
@@ -131,7 +130,7 @@ def _classify(subject: Subject, image: Image.Image, low: float, high: float) -> 
     cfg = subject.model.pretrained_cfg
     pixels = model_transform(subject.model)(image)
     device = next((parameter.device for parameter in subject.model.parameters()), torch.device("cpu"))
-    batch = torch.stack([pixels, visualize.band_pass(pixels, low, high)]).to(device)
+    batch = torch.stack([pixels, band_pass(pixels, low, high)]).to(device)
     # The same image twice would only cost time; an ONNX file may take one image at a time.
     batches = batch[:1] if _everything(low, high) else batch
     said = [Said(_named(subject, most_probable(subject.model, one[None], TOP_K)[0])) for one in batches]
@@ -157,7 +156,7 @@ def _find(
     of_given = find(image)
     if _everything(low, high):
         return pixels, [of_given, of_given]
-    return pixels, [of_given, find(_picture(visualize.band_pass(pixels, low, high)))]
+    return pixels, [of_given, find(_picture(band_pass(pixels, low, high)))]
 
 
 def _detect(subject: Subject, image: Image.Image, score_thr: float) -> Said:
