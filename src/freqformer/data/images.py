@@ -86,7 +86,11 @@ def identify_number(prefix: str, row: int) -> str:
 
 
 def decode(
-    source: str | Path | bytes, name: str, *, upright: bool = True, admit: Callable[[int, int], str | None] | None = None
+    source: str | Path | bytes,
+    name: str,
+    *,
+    upright: bool = True,
+    admit: Callable[[int, int], str | None] | None = None,
 ) -> Image.Image:
     """Decode an image file to 8-bit RGB.
 

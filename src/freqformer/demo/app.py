@@ -76,7 +76,7 @@ def build(subject: Subject, examples: Mapping[str, Path]) -> gr.Blocks:
                 )
             with gr.Column(scale=5, min_width=320):
                 with gr.Row():
-                    answers = [*_answers(subject, "", "of-given"), *_answers(subject, " of what is left", "of-left")]
+                    answers = [*_answers(subject, "", "of-given"), *_answers(subject, " in what is left", "of-left")]
                 if subject.task != "classification":
                     gr.HTML(_legend(subject))
                 score = gr.Slider(
@@ -146,10 +146,10 @@ def build(subject: Subject, examples: Mapping[str, Path]) -> gr.Blocks:
 def _answers(subject: Subject, of_what: str, name: str) -> list[Any]:
     """The components for what a model says of an image, in the order of `_ANSWERS`."""
     if subject.task == "classification":
-        return [gr.Label(label=f"Prediction{of_what}", num_top_classes=TOP_K, elem_id=name)]
+        return [gr.Label(label=f"Prediction{of_what.replace(' in', ' of')}", num_top_classes=TOP_K, elem_id=name)]
     with gr.Column(min_width=280):
         noun = "Objects found" if subject.task == "detection" else "Classes of the pixels"
-        picture = _picture(f"{noun}{' in' + of_what[3:] if of_what else ''}", name, height=360)
+        picture = _picture(f"{noun}{of_what}", name, height=360)
         if subject.task == "detection":
             return [picture, gr.Textbox(label=f"How many{of_what}", interactive=False, elem_id=f"{name}-summary")]
         shares = gr.Label(label=f"Shares of the pixels{of_what}", num_top_classes=TOP_K, show_heading=False)
@@ -210,5 +210,11 @@ def _legend(subject: Subject) -> str:
 
 def _picture(label: str, name: str, height: int = 300) -> gr.Image:
     return gr.Image(
-        label=label, interactive=False, format="png", height=height, buttons=["fullscreen", "download"], elem_id=name, elem_classes="picture"
+        label=label,
+        interactive=False,
+        format="png",
+        height=height,
+        buttons=["fullscreen", "download"],
+        elem_id=name,
+        elem_classes="picture",
     )

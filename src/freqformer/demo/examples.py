@@ -10,7 +10,7 @@ from ..data import open_images
 from .subject import Subject
 
 _GENERATED_SIDE = 256
-_DIGITS = 4
+_DIGITS = (3, 0, 7, 8)
 
 
 def write_examples(folder: Path, subject: Subject) -> dict[str, Path]:
@@ -38,7 +38,7 @@ def write_examples(folder: Path, subject: Subject) -> dict[str, Path]:
 def _real(subject: Subject) -> dict[str, Image.Image]:
     if subject.labels == [str(digit) for digit in range(10)]:
         held_out = open_images("DIGITS", None, "val")
-        firsts = [list(held_out.targets).index(digit) for digit in (3, 0, 7, 8)[:_DIGITS]]
+        firsts = [list(held_out.targets).index(digit) for digit in _DIGITS]
         return {f"a {held_out.classes[held_out.targets[i]]}": held_out.load(i) for i in firsts}
     from sklearn.datasets import load_sample_image
 
@@ -48,7 +48,7 @@ def _real(subject: Subject) -> dict[str, Image.Image]:
 def _generated(side: int) -> dict[str, Image.Image]:
     row, column = np.mgrid[:side, :side]
     # Whole periods, so that each grating is one point of the spectrum and its mirror image.
-    slow, fast = (max(1, round(share * side / 2)) for share in (0.125, 0.5))
+    slow, fast = (max(1, round(share * side / 2)) for share in (0.06, 0.25))
     half = max(1, side // 16)
     pictures = {
         "slow waves": np.cos(2 * math.pi * slow * column / side),

@@ -30,7 +30,7 @@ ALL = 1.42
 """The upper end of the sliders: a little above the highest frequency, so that it is everything."""
 # Spectra are drawn with at most so many bins a side, and reach so many powers of ten below the strongest.
 _BINS = 512
-_DECADES = 5
+_DECADES = 6
 # Smaller images are enlarged for people, pixel by pixel.
 _VISIBLE = 256
 
@@ -145,12 +145,12 @@ def _named(subject: Subject, found: tuple[list[float], list[int]]) -> dict[str, 
     return dict(zip(names, found[0], strict=True))
 
 
-def _find(
-    subject: Subject, image: Image.Image, low: float, high: float, score_thr: float
-) -> tuple[Tensor, list[Said]]:
+def _find(subject: Subject, image: Image.Image, low: float, high: float, score_thr: float) -> tuple[Tensor, list[Said]]:
     find: Callable[[Image.Image], Said]
-    find = (lambda one: _detect(subject, one, score_thr)) if subject.task == "detection" else (
-        lambda one: _segment(subject, one)
+    find = (
+        (lambda one: _detect(subject, one, score_thr))
+        if subject.task == "detection"
+        else (lambda one: _segment(subject, one))
     )
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
     of_given = find(image)

@@ -14,7 +14,6 @@ from ..tasks import ClassificationConfig
 from .pictures import draw_predictions
 from .predict import Prediction, predict
 
-
 FOLDER = "runs/quickstart"
 """Where a quickstart goes, unless told otherwise."""
 
