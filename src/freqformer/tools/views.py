@@ -188,9 +188,14 @@ def show_attention(
     place = [] if query == (0.5, 0.5) else ["--query", *map(str, query)]
     words = [*images, *place]
     return write_both(
-        both, pictures[0], "attention", [_first("attention", pictures[0], how), *sections, _repeat_section(
-            "attention", _repeat(checkpoint, words, arch)
-        )]
+        both,
+        pictures[0],
+        "attention",
+        [
+            _first("attention", pictures[0], how),
+            *sections,
+            _repeat_section("attention", _repeat(checkpoint, words, arch)),
+        ],
     )
 
 
