@@ -6,6 +6,7 @@ It takes some minutes on two cores. `--runs FOLDER` keeps the runs, and uses tho
 import argparse
 import io
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -25,10 +26,15 @@ PICTURES = Path(__file__).parent / "pictures"
 MOST_BYTES = 150_000
 
 
+def plain_config(output_dir: str) -> ClassificationConfig:
+    """The quickstart's network, a shorter training."""
+    return replace(digits_config(output_dir), epochs=8, warmup_epochs=1, num_workers=0)
+
+
 def dynamic_config(output_dir: str) -> ClassificationConfig:
-    """A tiny DFFormer, whose filters are mixtures, on the digits."""
-    settings = {**vars(digits_config(output_dir)), "arch": "test_dfformer", "model_args": {}, "input_size": 32}
-    return ClassificationConfig(**{**settings, "epochs": 6, "batch_size": 32})
+    """A tiny DFFormer, whose filters are mixtures."""
+    changes = {"arch": "test_dfformer", "model_args": {}, "input_size": 32, "epochs": 5}
+    return replace(plain_config(output_dir), **changes)
 
 
 def network(config: ClassificationConfig) -> freqformer.models.SpectralNet:
@@ -56,10 +62,10 @@ def draw(runs: Path) -> None:
     """Train, and draw."""
     held_out = open_images("DIGITS", None, "val")
     images = [held_out.load(i) for i in range(0, 160, 5)]
-    plain = network(digits_config(str(runs / "digits")))
+    plain = network(plain_config(str(runs / "digits")))
     dynamic = network(dynamic_config(str(runs / "dynamic")))
     untrained = freqformer.create_model(
-        "freqformer_n", num_classes=10, img_size=16, **digits_config("unused").model_args
+        "freqformer_n", num_classes=10, img_size=16, **plain_config("unused").model_args
     ).eval()
     save(visualize.filters(plain, channels=8), "filters")
     save(visualize.mixtures(dynamic, images[:8]), "mixtures")
