@@ -127,7 +127,9 @@ def draw_response(fields: Sequence[Field]) -> "Figure":
             sides = field.sides[share] * height, field.sides[share] * width
             corner = field.centre[1] - sides[1] / 2, field.centre[0] - sides[0] / 2
             axes.add_patch(
-                Rectangle(corner, sides[1], sides[0], fill=False, edgecolor="deepskyblue", linestyle=style, linewidth=1.2)
+                Rectangle(
+                    corner, sides[1], sides[0], fill=False, edgecolor="deepskyblue", linestyle=style, linewidth=1.2
+                )
             )
         axes.set_xlim(0, width)
         axes.set_ylim(height, 0)
