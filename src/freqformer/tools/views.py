@@ -75,8 +75,8 @@ def show_spectrum(
         for frequency, value in zip(one.frequency, one.relative, strict=True)
     ]
     how = (
-        f"The mean over {_count(found)} of the log10 amplitude of the features' 2-D Fourier transform after each block, "
-        "averaged over channels and over rings of equal distance from the centre, less its value at frequency 0 (Park "
+        f"The mean over {_count(found)} of the log10 amplitude of the features' 2-D Fourier transform after each "
+        "block, averaged over channels and over rings of equal distance from the centre, less its value at frequency 0 (Park "
         "and Kim, How Do Vision Transformers Work?, ICLR 2022). Frequencies are shares of the Nyquist frequency of the "
         "block's own grid, which in a pyramid is coarser from stage to stage; the spectrum's corners, above 1, are "
         "left out. The last panel is the mean of each curve above half the Nyquist frequency. SpectFormer's claim is "
@@ -182,9 +182,9 @@ def show_attention(
     how = (
         "The attention of each block, the softmax of the products of queries and keys, averaged over the heads. Upper "
         "row: how much each patch is looked at, by the class token where there is one and otherwise by all tokens in "
-        "the mean. Lower row: where the token at the cross looks. The figures are a map's smallest and largest value in "
-        "multiples of equal attention to every patch; its colours go from the one to the other. The entropy is a share of that of "
-        "equal attention, averaged over queries and heads."
+        "the mean. Lower row: where the token at the cross looks. The figures are a map's smallest and largest value "
+        "in multiples of equal attention to every patch; its colours go from the one to the other. The entropy is a "
+        "share of that of equal attention, averaged over queries and heads."
     )
     place = [] if query == (0.5, 0.5) else ["--query", *map(str, query)]
     words = [*images, *place]

@@ -5,6 +5,7 @@ from .bands import agreement, bands
 from .frequencies import band_pass, radius
 from .learned import LearnedFilter, learned_filters
 from .loading import load_network
+from .mixing import mixtures
 from .response import response
 from .sheet import filters
 from .spectrum import spectrum
@@ -18,6 +19,7 @@ __all__ = [
     "filters",
     "learned_filters",
     "load_network",
+    "mixtures",
     "radius",
     "response",
     "spectrum",

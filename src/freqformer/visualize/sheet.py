@@ -24,7 +24,7 @@ Layers = Sequence[int | str] | int | str
 def filters(
     model: nn.Module, *, layers: Layers | None = None, channels: int = 16, order: str = "energy", seed: int = 0
 ) -> "Figure":
-    """The learned filters of a model, as GFNet (Rao et al. 2021, figure 4) and SpectFormer (Patro et al. 2023) draw them.
+    """The learned filters of a model, as GFNet (Rao et al. 2021, figure 4) and SpectFormer (Patro et al. 2023) do it.
 
     A band for each spectral layer: log-magnitude and phase over the whole, shifted spectrum, and the impulse response.
 
