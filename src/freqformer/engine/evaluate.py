@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..errors import FreqFormerError
 from ..factory import load_classifier
 from ..tables import write_csv
 from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples, require, require_size
+from ..visualize.frequencies import band_pass
 from .bad_images import BadImages
 from .datamodule import evaluation_loader, worker_deaths
 from .lightning import progress_bars, quiet, resolve_precision, wrong_settings
@@ -31,6 +33,11 @@ class AnyEvaluation:
     """The folder the data set lies in."""
     split: str = "val"
     """What to evaluate on: val, or another split of the data set, such as test or train."""
+    limit: int | None = None
+    """Evaluate on this many images only, of a fixed shuffled order that has every class early."""
+    band: tuple[float, float] | None = None
+    """Keep these frequencies of the images alone, and their mean: [from, to], as shares of the Nyquist frequency, of
+    which 1.42 is above all. A classifier's are filtered as it takes them, others' before they are resized."""
     batch_size: int = 128
     """Images per process and step."""
     num_workers: int = 2
@@ -52,6 +59,9 @@ class AnyEvaluation:
     def check(self) -> None:
         """Refuse settings outside their range; raises FreqFormerError."""
         require_strategy(self)
+        require(self.limit is None or self.limit >= 1, "--limit", "at least 1", self.limit)
+        in_order = self.band is None or 0 <= self.band[0] <= self.band[1]
+        require(in_order, "--band", "0 or more, the second no less than the first", self.band)
         require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
         require(self.max_bad_images >= 0, "--max-bad-images", "0 or more", self.max_bad_images)
@@ -115,14 +125,18 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
         resize(img_size=to_2tuple(config.input_size))
     cfg = {**model.pretrained_cfg, **{key: value for key, value in changes.items() if value is not None}}
     model.pretrained_cfg = cfg
-    images = open_images(config.data_set, config.data_path, config.split, classes=cfg.get("label_names"))
+    names = cfg.get("label_names")
+    images = open_images(config.data_set, config.data_path, config.split, classes=names, limit=config.limit)
     if len(images.classes) != model.num_classes:
         raise FreqFormerError(
             f"class-count mismatch: the data has {len(images.classes)} classes and the model {model.num_classes}; "
             "use the data set that the model was trained on"
         )
     task = Classification(ClassificationConfig(), model=model, label_names=images.classes)
-    loader = evaluation_loader(evaluation_samples(model, images), config.batch_size, config.num_workers)
+    samples = evaluation_samples(model, images)
+    if config.band is not None:
+        samples.transform = partial(_filtered, samples.transform, config.band)
+    loader = evaluation_loader(samples, config.batch_size, config.num_workers)
     bad = BadImages(config.max_bad_images)
     with worker_deaths():
         figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
@@ -130,6 +144,10 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
         path = Path(config.per_class)
         on_first(lambda: write_csv(path, task.per_class()))
     return figures
+
+
+def _filtered(transform: Any, band: tuple[float, float], image: Any) -> Any:
+    return band_pass(transform(image), *band)
 
 
 def validate(

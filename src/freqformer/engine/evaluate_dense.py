@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..tasks import Task, require, require_size
 from ..tasks.dense import require_dense
 from ..tasks.detection import Detection, DetectionConfig, evaluation_instances, require_objects, sides
 from ..tasks.segmentation import TEST_MODES, Segmentation, SegmentationConfig
+from ..visualize.frequencies import band_pass
 from .bad_images import BadImages
 from .datamodule import evaluation_loader, worker_deaths
 from .evaluate import AnyEvaluation, validate
@@ -139,6 +141,7 @@ def _detector(config: DetectionEvaluation) -> dict[str, Any]:
         images=config.images,
         masks=model.has_masks,
         classes=model.label_names,
+        limit=config.limit,
     )
     require_objects(images, "evaluate")
     task = Detection(DetectionConfig(), model, images)
@@ -162,6 +165,7 @@ def _segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
         class_file=config.class_file,
         ignore_index=config.ignore_index,
         classes=model.label_names,
+        limit=config.limit,
     )
     settings = SegmentationConfig(
         shorter_side=shorter,
@@ -174,6 +178,8 @@ def _segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
 
 
 def _evaluated(config: DenseEvaluation, task: Task, samples: AnnotatedSamples, per_class: Any) -> dict[str, Any]:
+    if config.band is not None:
+        samples.transform = partial(_filtered, samples.transform, config.band)
     loader = evaluation_loader(samples, config.batch_size, config.num_workers)
     bad = BadImages(config.max_bad_images)
     with worker_deaths():
@@ -184,6 +190,12 @@ def _evaluated(config: DenseEvaluation, task: Task, samples: AnnotatedSamples, p
         folder = Path(config.output_dir)
         on_first(lambda: _write(folder, task, figures))
     return figures
+
+
+def _filtered(transform: Any, band: tuple[float, float], image: Any, target: Any) -> Any:
+    pixels, target = transform(image, target)
+    # In 0..1, which a band may leave: as bytes it would be cut off there.
+    return band_pass(pixels.float() / 255, *band), target
 
 
 def _write(folder: Path, task: Task, figures: dict[str, Any]) -> None:
