@@ -1,7 +1,9 @@
 """Evaluate a task or a checkpoint on a validation split."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ from lightning import Trainer
 from timm.layers import to_2tuple
 from torch.utils.data import DataLoader
 
-from ..data import open_images
+from ..data import Seeded, open_images
 from ..errors import FreqFormerError
 from ..factory import load_classifier
 from ..tables import write_csv
 from ..tasks import Classification, ClassificationConfig, Task, evaluation_samples, require, require_size
+from ..visualize.frequencies import band_pass
 from .bad_images import BadImages
 from .datamodule import evaluation_loader, worker_deaths
+from .evaluations import folder_of, require_folder, write_folder
 from .lightning import progress_bars, quiet, resolve_precision, wrong_settings
 from .processes import gathered, on_first, together
 from .strategies import require_strategy, trainer_arguments
@@ -31,6 +35,11 @@ class AnyEvaluation:
     """The folder the data set lies in."""
     split: str = "val"
     """What to evaluate on: val, or another split of the data set, such as test or train."""
+    limit: int | None = None
+    """Evaluate on this many images only, of a fixed shuffled order that has every class early."""
+    band: tuple[float, float] | None = None
+    """Keep these frequencies of the images alone, and their mean: [from, to], as shares of the Nyquist frequency, of
+    which 1.42 is above all. A classifier's are filtered as it takes them, others' before they are resized."""
     batch_size: int = 128
     """Images per process and step."""
     num_workers: int = 2
@@ -48,10 +57,18 @@ class AnyEvaluation:
     """Nodes; torchrun, mpirun and SLURM say it themselves."""
     strategy: str = "auto"
     """What several processes do: ddp keeps a copy of the model in each, fsdp a shard; auto is ddp."""
+    output_dir: str | None = None
+    """Write a page, the figures, each class's scores and pictures into this folder; auto is a new one under runs/."""
+    overwrite: bool = False
+    """Replace the files of an earlier evaluation there."""
 
     def check(self) -> None:
-        """Refuse settings outside their range; raises FreqFormerError."""
+        """Refuse settings outside their range, and a folder that would lose something; raises FreqFormerError."""
         require_strategy(self)
+        require(self.limit is None or self.limit >= 1, "--limit", "at least 1", self.limit)
+        in_order = self.band is None or 0 <= self.band[0] <= self.band[1]
+        require(in_order, "--band", "0 or more, the second no less than the first", self.band)
+        require_folder(self.output_dir, overwrite=self.overwrite)
         require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
         require(self.max_bad_images >= 0, "--max-bad-images", "0 or more", self.max_bad_images)
@@ -93,7 +110,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
     Returns:
         ``top1`` and ``top5`` (shares), ``loss``, ``images`` (those that could be read), ``bad_images`` (those that
-        could not), ``seconds`` and ``images_per_second``.
+        could not), ``seconds`` and ``images_per_second``, and ``output_dir``, where something is written.
 
     Raises:
         FreqFormerError: an unusable checkpoint or data set, or one with other classes.
@@ -115,20 +132,53 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
         resize(img_size=to_2tuple(config.input_size))
     cfg = {**model.pretrained_cfg, **{key: value for key, value in changes.items() if value is not None}}
     model.pretrained_cfg = cfg
-    images = open_images(config.data_set, config.data_path, config.split, classes=cfg.get("label_names"))
+    names = cfg.get("label_names")
+    images = open_images(config.data_set, config.data_path, config.split, classes=names, limit=config.limit)
     if len(images.classes) != model.num_classes:
         raise FreqFormerError(
             f"class-count mismatch: the data has {len(images.classes)} classes and the model {model.num_classes}; "
             "use the data set that the model was trained on"
         )
     task = Classification(ClassificationConfig(), model=model, label_names=images.classes)
-    loader = evaluation_loader(evaluation_samples(model, images), config.batch_size, config.num_workers)
-    bad = BadImages(config.max_bad_images)
-    with worker_deaths():
-        figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
+    task.val = images
+    samples = evaluation_samples(model, images)
+    if config.band is not None:
+        samples.transform = partial(_filtered, samples.transform, config.band)
+    figures = evaluated(config, "eval", task, samples, dict)
     if config.per_class is not None:
         path = Path(config.per_class)
         on_first(lambda: write_csv(path, task.per_class()))
+    return figures
+
+
+def _filtered(transform: Any, band: tuple[float, float], image: Any) -> Any:
+    return band_pass(transform(image), *band)
+
+
+def evaluated(
+    config: AnyEvaluation, command: str, task: Task, samples: Seeded, more: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Evaluate a task as a config says, and write down what was found.
+
+    Args:
+        config: the evaluation's settings.
+        command: what is typed after ``freqformer``.
+        task: what is evaluated.
+        samples: on what.
+        more: further figures, once it is done.
+
+    Returns:
+        Those of `validate`, these, and ``output_dir``, where something is written.
+    """
+    loader = evaluation_loader(samples, config.batch_size, config.num_workers)
+    with folder_of(config) as folder:
+        bad = BadImages(config.max_bad_images)
+        with worker_deaths():
+            figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
+        figures |= more()
+        if folder is not None:
+            on_first(lambda: write_folder(folder, command, config, task, figures))
+            figures["output_dir"] = str(folder)
     return figures
 
 
