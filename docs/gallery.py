@@ -46,13 +46,13 @@ def network(config: ClassificationConfig) -> freqformer.models.SpectralNet:
 
 
 def save(figure: Figure, name: str) -> None:
-    """Write a figure as a PNG of few colours, which is small."""
+    """Write a figure as a PNG of 256 colours, which is small."""
     raw = io.BytesIO()
-    figure.savefig(raw, format="png", dpi=80, bbox_inches="tight")
+    figure.savefig(raw, format="png", dpi=100, bbox_inches="tight")
     with Image.open(raw) as picture:
         small = picture.convert("RGB")
     small.thumbnail((1200, 1500))
-    small.quantize(128).save(PICTURES / f"gallery-{name}.png", optimize=True)
+    small.quantize(256).save(PICTURES / f"gallery-{name}.png", optimize=True)
     size = (PICTURES / f"gallery-{name}.png").stat().st_size
     assert size < MOST_BYTES, f"{name} has {size} bytes"
     print(f"gallery-{name}.png: {size // 1000} kB", flush=True)
