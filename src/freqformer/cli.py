@@ -16,8 +16,9 @@ from . import __version__
 from .dense_cli import detect, segment
 from .errors import FreqFormerError, MissingExtra, SaidElsewhere
 from .launchers import only_the_first_complains
+from .report_cli import report
 from .settings import as_yaml, settings_of_a_run, settings_of_an_adaptation, speaks
-from .terminal import in_batches, print_table, run_and_report, say, shown
+from .terminal import in_batches, print_table, run_and_report, say, shown, written
 from .visualize_cli import visualize
 
 if TYPE_CHECKING:
@@ -229,6 +230,7 @@ def _eval(flags: "Flags", words: list[str]) -> int:
     from .spellings import IDLE_IN_EVAL, translate
 
     flags.fields(EvaluationConfig)
+    flags.defaults({"output_dir": "auto"})
     flags.switch("json", "print one JSON object")
     with only_the_first_complains():
         line = translate(words, idle=IDLE_IN_EVAL)
@@ -242,7 +244,8 @@ def _eval(flags: "Flags", words: list[str]) -> int:
         print(json.dumps(figures))
     else:
         skipped = f"; {figures['bad_images']} more could not be read" if figures["bad_images"] else ""
-        print(f"{_scores(figures)}  {figures['images']} images, {figures['images_per_second']:.0f} images/s{skipped}")
+        speed = f"{figures['images']} images, {figures['images_per_second']:.0f} images/s"
+        print(f"{_scores(figures)}  {speed}{skipped}{written(figures)}")
     return 0
 
 
@@ -413,6 +416,7 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "segment": (segment, "train, evaluate and use models that give every pixel a class"),
     "visualize": (visualize, "draw what a model has learned and what it looks at"),
     "demo": (_demo, "show in a browser what a model sees in images and in their frequencies"),
+    "report": (report, "write a run's page again, or compare several runs on one"),
     "bench": (_bench, "time operations, models, training steps, image sizes or loading against others"),
     "labelmaps": (_labelmaps, "make label maps of a training split with a teacher"),
     "convert": (_convert, "write any weight file as safetensors"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import FreqFormerError
 from .launchers import only_the_first_complains
 from .settings import settings_of_a_run, speaks
-from .terminal import dispatch, print_table, run_and_report, shown
+from .terminal import dispatch, print_table, run_and_report, shown, written
 
 if TYPE_CHECKING:
     from .flags import Flags
@@ -75,6 +75,7 @@ def _evaluate(flags: "Flags", words: list[str], config_type: type, evaluate: Cal
     from .tables import as_json
 
     flags.fields(config_type)
+    flags.defaults({"output_dir": "auto"})
     flags.switch("json", "print one JSON object")
     flags.positional("data", "the folder the data set lies in, as --data-path", optional=True)
     with only_the_first_complains():
@@ -82,8 +83,7 @@ def _evaluate(flags: "Flags", words: list[str], config_type: type, evaluate: Cal
     json = args.pop("json")
     data = args.pop("data")
     args["data_path"] = args["data_path"] if data is None else data
-    config = config_type(**args)
-    figures = evaluate(config)
+    figures = evaluate(config_type(**args))
     if not speaks():
         return 0
     if json:
@@ -94,9 +94,8 @@ def _evaluate(flags: "Flags", words: list[str], config_type: type, evaluate: Cal
     rows = figures["per_class"]
     print_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
     skipped = f"; {figures['bad_images']} more could not be read" if figures["bad_images"] else ""
-    where = "" if config.output_dir is None else f"; written to {config.output_dir}"
     speed = f"{figures['images']} images, {figures['images_per_second']:.1f} images/s"
-    print(f"{_words(figures)}  {speed}{skipped}{where}")
+    print(f"{_words(figures)}  {speed}{skipped}{written(figures)}")
     return 0
 
 

@@ -82,6 +82,11 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
+def written(figures: dict[str, Any]) -> str:
+    """Where an evaluation has written its page, as the end of a line."""
+    return f"; written to {figures['output_dir']}" if "output_dir" in figures else ""
+
+
 def run_and_report(config: "RunConfig", scores: Callable[[dict[str, Any]], str]) -> int:
     """Run a config and print the figures of each set of weights that it leaves.
 

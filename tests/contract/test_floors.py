@@ -44,6 +44,7 @@ FLOORS = (
         "terminal",
         "dense_cli",
         "visualize_cli",
+        "report_cli",
         "cli",
     ),
     "__main__",

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freqformer.errors import FreqFormerError
@@ -32,12 +32,14 @@ def test_a_frequency_is_a_share_of_the_nyquist_frequency():
     assert shares[1, 0] == shares[7, 0] == 0.25
 
 
+@settings(deadline=None, max_examples=40)
 @given(sides, sides)
 def test_the_whole_band_is_the_image(height, width):
     x = image(height, width)
     torch.testing.assert_close(band_pass(x), x)
 
 
+@settings(deadline=None, max_examples=40)
 @given(sides, sides, ends)
 def test_low_and_high_parts_add_up(height, width, cut):
     x = image(height, width)
@@ -47,6 +49,7 @@ def test_low_and_high_parts_add_up(height, width, cut):
     torch.testing.assert_close(low + high - mean, x)
 
 
+@settings(deadline=None, max_examples=40)
 @given(sides, sides, ends, ends)
 def test_the_mean_stays_and_a_second_time_changes_nothing(height, width, one, other):
     x = image(height, width)

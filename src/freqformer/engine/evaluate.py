@@ -1,6 +1,7 @@
 """Evaluate a task or a checkpoint on a validation split."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from lightning import Trainer
 from timm.layers import to_2tuple
 from torch.utils.data import DataLoader
 
-from ..data import open_images
+from ..data import Seeded, open_images
 from ..errors import FreqFormerError
 from ..factory import load_classifier
 from ..tables import write_csv
@@ -18,6 +19,7 @@ from ..tasks import Classification, ClassificationConfig, Task, evaluation_sampl
 from ..visualize.frequencies import band_pass
 from .bad_images import BadImages
 from .datamodule import evaluation_loader, worker_deaths
+from .evaluations import folder_of, require_folder, write_folder
 from .lightning import progress_bars, quiet, resolve_precision, wrong_settings
 from .processes import gathered, on_first, together
 from .strategies import require_strategy, trainer_arguments
@@ -55,13 +57,18 @@ class AnyEvaluation:
     """Nodes; torchrun, mpirun and SLURM say it themselves."""
     strategy: str = "auto"
     """What several processes do: ddp keeps a copy of the model in each, fsdp a shard; auto is ddp."""
+    output_dir: str | None = None
+    """Write a page, the figures, each class's scores and pictures into this folder; auto is a new one under runs/."""
+    overwrite: bool = False
+    """Replace the files of an earlier evaluation there."""
 
     def check(self) -> None:
-        """Refuse settings outside their range; raises FreqFormerError."""
+        """Refuse settings outside their range, and a folder that would lose something; raises FreqFormerError."""
         require_strategy(self)
         require(self.limit is None or self.limit >= 1, "--limit", "at least 1", self.limit)
         in_order = self.band is None or 0 <= self.band[0] <= self.band[1]
         require(in_order, "--band", "0 or more, the second no less than the first", self.band)
+        require_folder(self.output_dir, overwrite=self.overwrite)
         require(self.batch_size >= 1, "--batch-size", "at least 1", self.batch_size)
         require(self.num_workers >= 0, "--num-workers", "0 or more", self.num_workers)
         require(self.max_bad_images >= 0, "--max-bad-images", "0 or more", self.max_bad_images)
@@ -103,7 +110,7 @@ def evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
     Returns:
         ``top1`` and ``top5`` (shares), ``loss``, ``images`` (those that could be read), ``bad_images`` (those that
-        could not), ``seconds`` and ``images_per_second``.
+        could not), ``seconds`` and ``images_per_second``, and ``output_dir``, where something is written.
 
     Raises:
         FreqFormerError: an unusable checkpoint or data set, or one with other classes.
@@ -133,13 +140,11 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
             "use the data set that the model was trained on"
         )
     task = Classification(ClassificationConfig(), model=model, label_names=images.classes)
+    task.val = images
     samples = evaluation_samples(model, images)
     if config.band is not None:
         samples.transform = partial(_filtered, samples.transform, config.band)
-    loader = evaluation_loader(samples, config.batch_size, config.num_workers)
-    bad = BadImages(config.max_bad_images)
-    with worker_deaths():
-        figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
+    figures = evaluated(config, "eval", task, samples, dict)
     if config.per_class is not None:
         path = Path(config.per_class)
         on_first(lambda: write_csv(path, task.per_class()))
@@ -148,6 +153,33 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
 
 def _filtered(transform: Any, band: tuple[float, float], image: Any) -> Any:
     return band_pass(transform(image), *band)
+
+
+def evaluated(
+    config: AnyEvaluation, command: str, task: Task, samples: Seeded, more: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Evaluate a task as a config says, and write down what was found.
+
+    Args:
+        config: the evaluation's settings.
+        command: what is typed after ``freqformer``.
+        task: what is evaluated.
+        samples: on what.
+        more: further figures, once it is done.
+
+    Returns:
+        Those of `validate`, these, and ``output_dir``, where something is written.
+    """
+    loader = evaluation_loader(samples, config.batch_size, config.num_workers)
+    with folder_of(config) as folder:
+        bad = BadImages(config.max_bad_images)
+        with worker_deaths():
+            figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
+        figures |= more()
+        if folder is not None:
+            on_first(lambda: write_folder(folder, command, config, task, figures))
+            figures["output_dir"] = str(folder)
+    return figures
 
 
 def validate(

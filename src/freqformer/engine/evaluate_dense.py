@@ -1,27 +1,21 @@
 """Evaluate a detector's or a segmenter's checkpoint on a split, and write down what it found."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from timm.layers import to_2tuple
 
 from ..data import AnnotatedSamples, open_instances, open_scenes, segmentation_eval_transform
 from ..dense import load_dense
-from ..errors import FreqFormerError
-from ..tables import write_json
 from ..tasks import Task, require, require_size
 from ..tasks.dense import require_dense
 from ..tasks.detection import Detection, DetectionConfig, evaluation_instances, require_objects, sides
 from ..tasks.segmentation import TEST_MODES, Segmentation, SegmentationConfig
 from ..visualize.frequencies import band_pass
-from .bad_images import BadImages
-from .datamodule import evaluation_loader, worker_deaths
-from .evaluate import AnyEvaluation, validate
-from .processes import on_first, together
-from .storage import CONFIG, METRICS
+from .evaluate import AnyEvaluation, evaluated
+from .processes import together
 
 
 @dataclass
@@ -32,27 +26,11 @@ class DenseEvaluation(AnyEvaluation):
     """A run's folder, or a .ckpt or .safetensors file."""
     batch_size: int = 4
     """Images per process and step."""
-    output_dir: str | None = None
-    """Write metrics.json, the results, each class's scores and example pictures into this folder."""
-    overwrite: bool = False
-    """Replace the files of an earlier evaluation there."""
 
     def check(self) -> None:
         """Refuse settings outside their range, and a folder that would lose something; raises FreqFormerError."""
         super().check()
         require_dense(self.strategy, self.precision)
-        if self.output_dir is None:
-            return
-        folder = Path(self.output_dir)
-        if (folder / CONFIG).exists():
-            raise FreqFormerError(f"{folder} holds a run, whose figures would be lost: choose another --output-dir")
-        if (folder / METRICS).exists() and not self.overwrite:
-            raise FreqFormerError(f"{folder} holds other results: choose another --output-dir, or say --overwrite")
-        # Not after an hour's evaluation.
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FreqFormerError(f"cannot make {folder}: {error.strerror}; choose another --output-dir") from error
 
 
 @dataclass
@@ -145,7 +123,7 @@ def _detector(config: DetectionEvaluation) -> dict[str, Any]:
     )
     require_objects(images, "evaluate")
     task = Detection(DetectionConfig(), model, images)
-    return _evaluated(config, task, evaluation_instances(images), lambda: task.per_class)
+    return _evaluated(config, "detect eval", task, evaluation_instances(images), lambda: task.per_class)
 
 
 def _segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
@@ -174,22 +152,7 @@ def _segmenter(config: SegmentationEvaluation) -> dict[str, Any]:
     )
     task = Segmentation(settings, model, images)
     samples = AnnotatedSamples(images, segmentation_eval_transform(shorter))
-    return _evaluated(config, task, samples, task.per_class)
-
-
-def _evaluated(config: DenseEvaluation, task: Task, samples: AnnotatedSamples, per_class: Any) -> dict[str, Any]:
-    if config.band is not None:
-        samples.transform = partial(_filtered, samples.transform, config.band)
-    loader = evaluation_loader(samples, config.batch_size, config.num_workers)
-    bad = BadImages(config.max_bad_images)
-    with worker_deaths():
-        figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
-    rows: Sequence[dict[str, Any]] = per_class()
-    figures = {**figures, "per_class": rows, "data_problems": samples.images.problems}
-    if config.output_dir is not None:
-        folder = Path(config.output_dir)
-        on_first(lambda: _write(folder, task, figures))
-    return figures
+    return _evaluated(config, "segment eval", task, samples, task.per_class)
 
 
 def _filtered(transform: Any, band: tuple[float, float], image: Any, target: Any) -> Any:
@@ -198,7 +161,14 @@ def _filtered(transform: Any, band: tuple[float, float], image: Any, target: Any
     return band_pass(pixels.float() / 255, *band), target
 
 
-def _write(folder: Path, task: Task, figures: dict[str, Any]) -> None:
-    task.draw(folder)
-    task.keep(folder)
-    write_json(folder / METRICS, figures)
+def _evaluated(
+    config: DenseEvaluation,
+    command: str,
+    task: Task,
+    samples: AnnotatedSamples,
+    per_class: Callable[[], Sequence[dict[str, Any]]],
+) -> dict[str, Any]:
+    if config.band is not None:
+        samples.transform = partial(_filtered, samples.transform, config.band)
+    problems = samples.images.problems
+    return evaluated(config, command, task, samples, lambda: {"per_class": per_class(), "data_problems": problems})

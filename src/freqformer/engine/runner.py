@@ -17,11 +17,14 @@ from ..checkpoints import WEIGHTS_FILE, epochs_done, read_description, read_weig
 from ..data import mix
 from ..errors import FreqFormerError
 from ..launchers import only_the_first_complains, restarts
+from ..report import REPORT, write_report
 from ..tasks import RunConfig, Task
 from .bad_images import BadImages
 from .callbacks import BestModel, EvaluateEvery, Record, write_metrics
 from .datamodule import RunData, worker_deaths
+from .environment import record_start
 from .evaluate import validate
+from .evaluations import draw_filters
 from .failures import NonFiniteLoss, explained
 from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision, wrong_settings
 from .position import Pace, Position
@@ -32,6 +35,7 @@ from .storage import (
     AVERAGE_WEIGHTS,
     CHECKPOINTS,
     CONFIG,
+    ENVIRONMENT,
     METRICS,
     RAW_WEIGHTS,
     WholeFiles,
@@ -103,7 +107,7 @@ def _run(config: RunConfig) -> dict[str, Any]:
         trainer = _trainer(config, folder, task.monitor, [keep], own)
     # Whatever can be refused is refused before the folder is touched.
     task.optimization(task.steps_per_epoch, world_size())
-    on_first(lambda: _prepare(config, folder, task, checkpoint))
+    on_first(lambda: _prepare(config, folder, task, checkpoint, trainer.precision))
     if rank() == 0:
         print(_summary(task, data, trainer, folder), flush=True)
         for split, found in problems.items():
@@ -120,10 +124,12 @@ def _run(config: RunConfig) -> dict[str, Any]:
         "epochs": record.history,
         **figures,
         **({"data_problems": problems} if problems else {}),
+        "parameters": _parameters(task),
         "trained_parameters": trained,
+        "images_per_epoch": batches * config.batch_size * world_size(),
         "train_seconds": seconds,
     }
-    on_first(lambda: _finish(task, folder, metrics, bad))
+    on_first(lambda: _finish(config, task, folder, metrics, bad))
     return metrics
 
 
@@ -156,10 +162,13 @@ def _where_to_start(config: RunConfig, folder: Path) -> tuple[RunConfig, Path | 
     finished = _finished(config, folder)
     if finished is not None:
         print(f"{folder} is a finished run of {len(finished['epochs'])} epochs; nothing is left to do", flush=True)
+        if (folder / ENVIRONMENT).exists() and not (folder / REPORT).exists():
+            # It was killed after its last figure.
+            write_report(folder)
     return config, checkpoint, finished
 
 
-def _prepare(config: RunConfig, folder: Path, task: Task, checkpoint: Path | None) -> None:
+def _prepare(config: RunConfig, folder: Path, task: Task, checkpoint: Path | None, precision: str) -> None:
     """Refuse what cannot work, then make the folder and write the config into it."""
     if checkpoint is not None and read_description(checkpoint) != task.describe():
         raise FreqFormerError(f"{checkpoint} holds another model than this run's: check the model, size and data set")
@@ -167,6 +176,7 @@ def _prepare(config: RunConfig, folder: Path, task: Task, checkpoint: Path | Non
     prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
     text = _settings(config, folder)
     write_whole(folder / CONFIG, lambda path: path.write_text(text))
+    record_start(folder, config.accelerator, precision, resumed=config.resume is not None)
 
 
 def _settings(config: RunConfig, folder: Path) -> str:
@@ -195,12 +205,14 @@ def _parameters(task: Task) -> int:
     return sum(parameter.numel() for parameter in task.model.parameters())
 
 
-def _finish(task: Task, folder: Path, metrics: dict[str, Any], bad: BadImages) -> None:
+def _finish(config: RunConfig, task: Task, folder: Path, metrics: dict[str, Any], bad: BadImages) -> None:
     if skipped := bad.summary():
         print(skipped, flush=True)
     task.draw(folder)
     task.keep(folder)
+    draw_filters(folder, task.model, folder if config.strategy == "fsdp" else None)
     write_metrics(folder, metrics)
+    write_report(folder)
 
 
 def _trainer(config: RunConfig, folder: Path, monitor: str, before: list[Callback], after: list[Callback]) -> Trainer:

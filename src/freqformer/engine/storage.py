@@ -10,29 +10,41 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from ..checkpoints import write_whole
 from ..errors import FreqFormerError, RunFailed
+from ..report.folder import CONFIG, ENVIRONMENT, EVALUATION, FILTERS, METRICS, REPORT
 from ..tasks.adaptation import ADAPTERS
+from ..tasks.extremes import EXAMPLES
 
 CHECKPOINTS = "checkpoints"
-CONFIG = "config.yaml"
-METRICS = "metrics.json"
 LOGS = "logs"
 RAW_WEIGHTS = "model_raw.safetensors"
 AVERAGE_WEIGHTS = "model_average.safetensors"
+OF_EVALUATIONS = (
+    EVALUATION,
+    METRICS,
+    ENVIRONMENT,
+    REPORT,
+    EXAMPLES,
+    FILTERS,
+    "best.png",
+    "worst.png",
+    "confusion.png",
+    "per_class.csv",
+    "per_class.png",
+    "results.bbox.json",
+    "results.segm.json",
+    # Of versions before best.png and worst.png.
+    "predictions.png",
+)
+"""What an evaluation writes, and so what replacing one removes."""
 # What a run writes, and so what replacing a run removes; anything else in the folder is the user's.
 _OWN = (
     CONFIG,
-    METRICS,
     CHECKPOINTS,
     LOGS,
     ADAPTERS,
     "bad_images.csv",
     "curves.png",
-    "confusion.png",
-    "per_class.csv",
-    "per_class.png",
-    "predictions.png",
-    "results.bbox.json",
-    "results.segm.json",
+    *OF_EVALUATIONS,
     "model.safetensors",
     RAW_WEIGHTS,
     AVERAGE_WEIGHTS,
@@ -84,7 +96,7 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise FreqFormerError(f"{folder} is not a folder: choose another --output-dir") from error
     except OSError as error:
         raise FreqFormerError(f"cannot make {folder}: {error.strerror}; choose another --output-dir") from error
-    if not resume and (folder / CONFIG).exists():
+    if not resume and ((folder / CONFIG).exists() or (folder / EVALUATION).exists()):
         if not overwrite:
             raise FreqFormerError(
                 f"{folder} holds another run: continue it with --resume, replace it with --overwrite, or choose "

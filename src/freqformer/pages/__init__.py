@@ -38,7 +38,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file's bytes, and in words what it shows."""
+    """A PNG or JPEG file's bytes, and in words what it shows."""
 
     png: bytes
     text: str
@@ -46,12 +46,20 @@ class Picture:
     @property
     def url(self) -> str:
         """The picture as an address that holds it."""
-        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+        kind = "jpeg" if self.png.startswith(b"\xff\xd8") else "png"
+        return f"data:image/{kind};base64,{base64.b64encode(self.png).decode()}"
 
 
-__all__ = ["Code", "Picture", "Section", "Table", "Text", "picture_of", "write_page"]
+@dataclass(frozen=True)
+class Beside:
+    """Pictures side by side."""
 
-Part = Text | Code | Table | Picture
+    pictures: Sequence[Picture]
+
+
+__all__ = ["Beside", "Code", "Picture", "Section", "Table", "Text", "picture_of", "write_page"]
+
+Part = Text | Code | Table | Picture | Beside
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,6 @@ _ENVIRONMENT = Environment(
 _ENVIRONMENT.filters["cell"] = _cell
 _ENVIRONMENT.tests |= {
     name: (lambda part, kind=kind: isinstance(part, kind))
-    for name, kind in {"text": Text, "code": Code, "table": Table, "picture": Picture}.items()
+    for name, kind in {"text": Text, "code": Code, "table": Table, "picture": Picture, "beside": Beside}.items()
 }
 _PAGE = _ENVIRONMENT.get_template("page.html")

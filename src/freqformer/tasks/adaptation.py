@@ -159,5 +159,6 @@ class Adaptation(Classification):
         return describe_model(self.model, self.arguments, self.label_names)
 
     def keep(self, folder: Path) -> None:
-        """Write what was learned alone into the run's folder."""
+        """Write what was learned alone, besides what every classifier leaves, into the run's folder."""
+        super().keep(folder)
         save_all(self.model, folder / ADAPTERS)

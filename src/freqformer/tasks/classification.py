@@ -1,7 +1,7 @@
 """Image classification."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from ..data import Images, LabelMaps
+from ..data import Images, LabelMaps, UnreadableImage
 from ..factory import Classifier, create_model, describe_model
 from ..models import SpectralNet, canonical_name, load_checkpoint
+from ..tables import write_csv
 from ..teachers import Teacher, load_teacher
 from .config import require
+from .extremes import EXAMPLES, Example, Extremes
 from .images import ImagesConfig, device_augmentation, preprocessing
 from .losses import Criterion, Distillation, TokenLabels, require_token_grid
 from .task import Batch, Task
+
+_EXTREMES = 16
 
 
 @dataclass
@@ -173,6 +177,9 @@ class Classification(Task):
         self.confusion = MulticlassConfusionMatrix(classes)
         self.counts = torch.zeros(classes, classes, dtype=torch.int64)
         """Rows are true classes, columns predicted ones, over the last evaluation, of all processes."""
+        self.val: Images | None = None
+        """What is evaluated on, where the best and the worst images are to be shown; batches then have ``index``."""
+        self._extremes = Extremes(_EXTREMES)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) to logits (B, classes)."""
@@ -188,8 +195,9 @@ class Classification(Task):
         return self.criterion(self.model, image, target, batch)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the last evaluation's counts."""
+        """Forget the last evaluation."""
         self.confusion.reset()
+        self._extremes = Extremes(_EXTREMES)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch."""
@@ -200,20 +208,31 @@ class Classification(Task):
                 self.model(torch.zeros(1, *self.model.pretrained_cfg["input_size"], device=self.device))
             return
         logits = self.model(image).float()
-        self.val_loss.update(F.cross_entropy(logits, target, reduction="none"))
+        losses = F.cross_entropy(logits, target, reduction="none")
+        self.val_loss.update(losses)
         self.val_metrics.update(logits, target)
         self.confusion.update(logits, target)
+        if self.val is not None and isinstance(batch, dict):
+            self._watch(batch["index"], losses, logits, target)
         self.log("val/loss", self.val_loss)
         self.log_dict(self.val_metrics, prog_bar=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Add up the counts of all processes."""
+        """Add up what all processes have seen."""
         self.counts = self.confusion.compute().cpu()
+        self._extremes.agree(self.gathered)
+
+    def _watch(self, indices: Any, losses: Tensor, logits: Tensor, target: Tensor) -> None:
+        """Keep the images of the smallest and the largest losses."""
+        probabilities, predicted = logits.softmax(-1).max(-1)
+        columns = (losses, torch.as_tensor(indices), target, predicted, probabilities)
+        for loss, index, *found in zip(*(column.tolist() for column in columns), strict=True):
+            self._extremes.add(loss, index, lambda found=found: found)  # type: ignore[misc]
 
     def per_class(self) -> list[dict[str, Any]]:
         """Name, number of images and accuracy of each class over the last evaluation."""
         counts = self.counts
-        names = self.label_names or [str(i) for i in range(len(counts))]
+        names = self._names()
         return [
             {
                 "class": name,
@@ -224,13 +243,49 @@ class Classification(Task):
         ]
 
     def draw(self, folder: Path) -> None:
-        """Draw the last evaluation into a folder: ``confusion.png``, for up to 100 classes."""
-        from .pictures import draw_confusion
+        """Draw the last evaluation into a folder: ``confusion.png``, for up to 100 classes, and ``best.png`` and
+        ``worst.png``, the images of the smallest and the largest losses."""
+        from .pictures import draw_confusion, draw_predictions
 
-        counts = self.counts
+        counts, names = self.counts, self._names()
         if len(counts) <= 100:
-            names = self.label_names or [str(i) for i in range(len(counts))]
             draw_confusion(counts.numpy(), names, folder / "confusion.png")
+        for name, examples in self._examples():
+            shown = []
+            for example in examples:
+                assert self.val is not None
+                try:
+                    image = self.val.load(example.index)
+                except UnreadableImage:
+                    # It could be read when it was evaluated.
+                    continue
+                true, predicted, probability = example.found
+                shown.append((image, names[predicted], probability, names[true]))
+            if shown:
+                draw_predictions(*zip(*shown, strict=True), folder / f"{name}.png")  # type: ignore[arg-type]
+
+    def keep(self, folder: Path) -> None:
+        """Write each class's accuracy, and the images of the smallest and the largest losses."""
+        write_csv(folder / "per_class.csv", self.per_class())
+        names = self._names()
+        rows = []
+        for name, examples in self._examples():
+            for number, example in enumerate(examples, 1):
+                assert self.val is not None
+                true, predicted, probability = example.found
+                row = {"place": f"{name} {number}", "image": self.val.name(example.index)}
+                row |= {"truth": names[true], "predicted": names[predicted], "probability": probability}
+                rows.append({**row, "loss": example.value})
+        if rows:
+            write_csv(folder / EXAMPLES, rows)
+
+    def _examples(self) -> Iterator[tuple[str, list[Example]]]:
+        if self.val is not None:
+            yield "best", self._extremes.smallest()
+            yield "worst", self._extremes.largest()
+
+    def _names(self) -> list[str]:
+        return self.label_names or [str(i) for i in range(len(self.counts))]
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint says of its model, in the fields of timm's ``config.json``."""

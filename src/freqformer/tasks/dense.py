@@ -1,15 +1,24 @@
 """What runs of detection and segmentation share: the backbone, the data's folder, and what a checkpoint says."""
 
+from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
+from PIL import Image
 
+from ..data import Instances, Scenes, UnreadableImage
 from ..dense import Detector, Segmenter, describe_dense
 from ..models import model_names, spelling
+from ..tables import write_csv
 from .config import RunConfig, require
+from .dense_pictures import Colour, page
+from .extremes import EXAMPLES, Example, Extremes
 from .images import require_size
 from .task import Task
+
+_EXTREMES = 4
 
 
 @dataclass
@@ -96,23 +105,60 @@ class DenseTask(Task):
     Args:
         config: the run's settings.
         model: the detector or segmenter.
+        val: what is evaluated on.
         about: what else its checkpoints are to say, plain containers alone.
     """
 
     model: Any
+    val: Any
+    score: str
+    """What `image_scores` says of an image."""
 
-    def __init__(self, config: DenseConfig, model: Detector | Segmenter, about: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: DenseConfig,
+        model: Detector | Segmenter,
+        val: Instances | Scenes,
+        about: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(config, model)
+        self.val = val
         self.about = about or {}
+        self.extremes = Extremes(_EXTREMES)
+        """The images of the last evaluation that were predicted worst (smallest) and best."""
 
     def describe(self) -> dict[str, Any]:
         """What a checkpoint says of its model."""
         return describe_dense(self.model, **self.about)
 
-    def gathered(self, values: list[Any]) -> list[Any]:
-        """The lists of all processes, one after another."""
-        if self.trainer.world_size == 1:
-            return values
-        every: list[list[Any]] = [[] for _ in range(self.trainer.world_size)]
-        torch.distributed.all_gather_object(every, values)
-        return [value for part in every for value in part]
+    def examples(self) -> Iterator[tuple[str, list[Example]]]:
+        """The best and the worst predictions of the last evaluation, by name."""
+        yield "best", self.extremes.largest()
+        yield "worst", self.extremes.smallest()
+
+    @abstractmethod
+    def pictures(self, example: Example) -> list[Image.Image]:
+        """An image as it is annotated, and as it was predicted."""
+
+    def draw_examples(self, folder: Path, titles: list[str], legend: dict[str, Colour]) -> None:
+        """Write ``best.png`` and ``worst.png``."""
+        for name, examples in self.examples():
+            rows = []
+            for example in examples:
+                try:
+                    rows.append(self.pictures(example))
+                except UnreadableImage:
+                    # It could be read when it was evaluated.
+                    continue
+            if rows:
+                page(rows, titles, folder / f"{name}.png", legend=legend)
+
+    def keep(self, folder: Path) -> None:
+        """Write which images were predicted best and worst."""
+        rows = [
+            {"place": f"{name} {number}", "image": self.val.name(example.index), self.score: example.value}
+            for name, examples in self.examples()
+            for number, example in enumerate(examples, 1)
+        ]
+        if rows:
+            write_csv(folder / EXAMPLES, rows)

@@ -1,7 +1,6 @@
 """Pictures of what networks find in images: boxes, masks, pages of examples, scores of classes."""
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from ..checkpoints import write_whole
 from ..data import printable
+from .pictures import font, plain, save_figure
 
 Colour = tuple[int, int, int]
 _Rectangle = tuple[float, float, float, float]
@@ -82,7 +81,7 @@ def draw_instances(
     if masks is not None and len(masks):
         _draw_masks(picture, masks, [colours[name] for name in labels], line)
     draw = ImageDraw.Draw(picture)
-    font = _font(max(11, side // 55))
+    text_font = font(max(11, side // 55))
     corners = [[factor * edge for edge in box] for box in boxes.tolist()]
     for box, name in zip(reversed(corners), reversed(labels), strict=True):
         draw.rectangle(_ordered(box), outline=colours[name], width=line)
@@ -90,11 +89,11 @@ def draw_instances(
     taken: list[_Rectangle] = []
     for number, (box, name) in enumerate(zip(corners, labels, strict=True)):
         text = printable(name) + ("" if scores is None else f" {scores[number]:.2f}")
-        place = _place(font.getbbox(text), box, picture.size)
+        place = _place(text_font.getbbox(text), box, picture.size)
         # The best detections come first: theirs are the names that are drawn.
         if counts[name] <= _CROWD and not any(_overlap(place, other) for other in taken):
             taken.append(place)
-            _write(draw, text, place, colours[name], font)
+            _write(draw, text, place, colours[name], text_font)
     return picture
 
 
@@ -120,7 +119,7 @@ def page(
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), len(titles), squeeze=False, gridspec_kw={"height_ratios": heights})
     for axes, title in zip(grid[0], titles, strict=True):
-        axes.set_title(_plain(title))
+        axes.set_title(plain(title))
     for places, row in zip(grid, rows, strict=True):
         for axes, picture in zip(places, row, strict=True):
             shrunk = picture.copy()
@@ -128,9 +127,9 @@ def page(
             axes.imshow(np.asarray(shrunk))
             axes.set_axis_off()
     if shown:
-        patches = [Patch(color=f"#{bytes(colour).hex()}", label=_plain(name)) for name, colour in shown.items()]
+        patches = [Patch(color=f"#{bytes(colour).hex()}", label=plain(name)) for name, colour in shown.items()]
         figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(shown)), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_per_class(rows: Sequence[Mapping], path: Path, score: str = "AP") -> None:
@@ -142,7 +141,7 @@ def draw_per_class(rows: Sequence[Mapping], path: Path, score: str = "AP") -> No
         score: which entry of the rows to draw.
     """
     ranked = sorted(reversed(rows), key=lambda row: (not math.isnan(row[score]), row[score]))
-    names = [_plain(row["name"]) + (f" ({row['instances']})" if "instances" in row else "") for row in ranked]
+    names = [plain(row["name"]) + (f" ({row['instances']})" if "instances" in row else "") for row in ranked]
     values = [row[score] for row in ranked]
     # Beyond 300 classes bars get thinner: a PNG has its limits.
     figure = Figure(figsize=(8, 1 + min(60, 0.2 * max(len(rows), 3))), layout="constrained")
@@ -152,8 +151,8 @@ def draw_per_class(rows: Sequence[Mapping], path: Path, score: str = "AP") -> No
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_ylim(-0.6, max(len(rows), 1) - 0.4)
     axes.set_xlim(0, 1.08)
-    axes.set_xlabel(_plain(score) + (" (in brackets: objects)" if any("instances" in row for row in rows) else ""))
-    _save(figure, path)
+    axes.set_xlabel(plain(score) + (" (in brackets: objects)" if any("instances" in row for row in rows) else ""))
+    save_figure(figure, path)
 
 
 def _draw_masks(picture: Image.Image, masks: Tensor, colours: Sequence[Colour], line: int) -> None:
@@ -197,26 +196,9 @@ def _overlap(one: _Rectangle, other: _Rectangle) -> bool:
 
 
 def _write(
-    draw: ImageDraw.ImageDraw, text: str, place: _Rectangle, colour: Colour, font: ImageFont.FreeTypeFont
+    draw: ImageDraw.ImageDraw, text: str, place: _Rectangle, colour: Colour, text_font: ImageFont.FreeTypeFont
 ) -> None:
-    left, top, _, _ = font.getbbox(text)
+    left, top, _, _ = text_font.getbbox(text)
     draw.rectangle(place, fill=colour)
     bright = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 140
-    draw.text((place[0] + 2 - left, place[1] + 2 - top), text, fill="black" if bright else "white", font=font)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Matplotlib's own font, which has more alphabets than Pillow's.
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
-
-
-def _plain(text: str) -> str:
-    # Matplotlib would read dollars as mathematics.
-    return printable(text).replace("$", r"\$")
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with warnings.catch_warnings():
-        # A name may hold what the font has not: a box stands for it.
-        warnings.filterwarnings("ignore", message="Glyph")
-        write_whole(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
+    draw.text((place[0] + 2 - left, place[1] + 2 - top), text, fill="black" if bright else "white", font=text_font)

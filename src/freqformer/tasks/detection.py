@@ -19,10 +19,11 @@ from ..tables import write_csv
 from .coco_scores import coco_report, results_for, results_of, write_results
 from .config import require
 from .dense import DenseConfig, DenseTask
-from .dense_pictures import Colour, class_colours, draw_instances, draw_per_class, page
+from .dense_pictures import Colour, class_colours, draw_instances, draw_per_class
+from .extremes import Example, Extremes
+from .image_scores import f1_of_boxes
 from .task import Batch
 
-_EXAMPLES = 8
 SHOWN = 0.5
 """Pictures show detections of greater scores."""
 # Each of an epoch's line; the others are in metrics.json.
@@ -191,20 +192,20 @@ class Detection(DenseTask):
 
     config: DetectionConfig
     model: Detector
+    val: Instances
+    score = "F1"
 
     def __init__(
         self, config: DetectionConfig, model: Detector, val: Instances, category_ids: Sequence[int] | None = None
     ) -> None:
-        super().__init__(config, model, {"category_ids": list(category_ids or val.category_ids)})
+        super().__init__(config, model, val, {"category_ids": list(category_ids or val.category_ids)})
         self.monitor = "val/mask_AP" if model.has_masks else "val/AP"
-        self.val = val
         self.kinds = ("bbox", "segm") if model.has_masks else ("bbox",)
         self.results: list[dict[str, Any]] = []
         """Rows of COCO's result format over the last evaluation, of all processes."""
         self.per_class: list[dict[str, Any]] = []
         """Each class's scores over the last evaluation."""
         self._seen: list[int] = []
-        self._examples: list[tuple[int, dict[str, Tensor]]] = []
 
     def loss(self, batch: Batch) -> Tensor:
         """The sum of the detector's losses on a batch, a scalar."""
@@ -214,7 +215,8 @@ class Detection(DenseTask):
 
     def on_validation_epoch_start(self) -> None:
         """Forget the last evaluation."""
-        self.results, self.per_class, self._seen, self._examples = [], [], [], []
+        self.results, self.per_class, self._seen = [], [], []
+        self.extremes = Extremes(self.extremes.count)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep what is found on a batch."""
@@ -223,12 +225,30 @@ class Detection(DenseTask):
         for index, found in zip(batch["index"], self.model(batch["image"]), strict=True):
             self._seen.append(index)
             self.results += results_of(self.val.number(index), found, self.val.category_ids, masks=self.model.has_masks)
-            if len(self._examples) < _EXAMPLES:
-                self._examples.append((index, {name: value.cpu() for name, value in found.items()}))
+            certain = found["scores"] > SHOWN
+            score = f1_of_boxes(found["boxes"][certain].cpu(), found["labels"][certain].cpu(), *self._objects(index))
+            if score is not None:
+                # bool masks are a quarter of what they were made of.
+                self.extremes.add(
+                    score,
+                    index,
+                    lambda found=found, certain=certain: {  # type: ignore[misc]
+                        name: (value[certain] > 0.5 if name == "masks" else value[certain]).cpu()
+                        for name, value in found.items()
+                    },
+                )
+
+    def _objects(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes, labels and which are crowds of an image's annotations, without reading the image."""
+        rows = slice(self.val.starts[index], self.val.starts[index + 1])
+        left, top, width, height = torch.from_numpy(self.val.boxes[rows]).float().T
+        boxes = torch.stack([left, top, left + width, top + height], 1)
+        return boxes, torch.from_numpy(self.val.labels[rows]), torch.from_numpy(self.val.crowd[rows])
 
     def on_validation_epoch_end(self) -> None:
         """Score what all processes have found."""
         self._seen, self.results = self.gathered(self._seen), self.gathered(self.results)
+        self.extremes.agree(self.gathered)
         # COCO's own limit stands as long as no more detections are asked for.
         limit = max(100, self.model.arguments["max_dets"])
         scores, self.per_class = coco_report(
@@ -242,24 +262,25 @@ class Detection(DenseTask):
         self.log_dict({f"val/{name}": value for name, value in scores.items() if not math.isnan(value)})
 
     def draw(self, folder: Path) -> None:
-        """Write ``predictions.png``, the first images with what is there and what was found, and ``per_class.png``."""
+        """Write ``best.png`` and ``worst.png``, the images of the largest and the smallest `f1_of_boxes` with what is
+        there and what was found, and ``per_class.png``."""
         colours = class_colours(self.model.label_names)
-        rows = []
-        for index, found in self._examples:
-            image, target = self.val.load(index)
-            names = [self.model.label_names[label] for label in target["labels"].tolist()]
-            rows.append(
-                [
-                    draw_instances(image, target["boxes"], names, None, target.get("masks"), colours=colours),
-                    draw_detection(image, found, self.model.label_names, colours),
-                ]
-            )
-        if rows:  # Of several processes the first may have had nothing but images that cannot be read.
-            page(rows, ["annotated", f"found, scores above {SHOWN}"], folder / "predictions.png", legend=colours)
+        self.draw_examples(folder, ["annotated", f"found, scores above {SHOWN}"], colours)
         draw_per_class(self.per_class, folder / "per_class.png")
 
+    def pictures(self, example: Example) -> list[Image.Image]:
+        """An image with the annotated objects, and with what was found."""
+        colours = class_colours(self.model.label_names)
+        image, target = self.val.load(example.index)
+        names = [self.model.label_names[label] for label in target["labels"].tolist()]
+        return [
+            draw_instances(image, target["boxes"], names, None, target.get("masks"), colours=colours),
+            draw_detection(image, example.found, self.model.label_names, colours),
+        ]
+
     def keep(self, folder: Path) -> None:
-        """Write the detections in COCO's result format, and each class's scores."""
+        """Write the detections in COCO's result format, each class's scores, and which images are best and worst."""
+        super().keep(folder)
         write_csv(folder / "per_class.csv", self.per_class)
         ids = {self.val.number(index): self.val.image_id(index) for index in self._seen}
         results = [{**row, "image_id": ids[row["image_id"]]} for row in self.results]

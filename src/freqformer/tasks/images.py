@@ -139,6 +139,7 @@ class ImagesConfig(RunConfig):
         train = open_images(self.data_set, self.data_path, self.train_split, limit=self.limit_train)
         val = open_images(self.data_set, self.data_path, self.val_split, classes=train.classes)
         task = self.make_task(train.classes)
+        task.val = val
         augment = training_transform(self, task.model.pretrained_cfg)
         samples = Samples(train, augment, seed=self.seed, label_maps=self.label_maps(train))
         return task, samples, evaluation_samples(task.model, val)

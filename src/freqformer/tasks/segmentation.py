@@ -28,11 +28,12 @@ from ..errors import FreqFormerError
 from ..tables import write_csv
 from .config import require
 from .dense import DenseConfig, DenseTask
-from .dense_pictures import draw_per_class, page
+from .dense_pictures import draw_per_class
+from .extremes import Example, Extremes
+from .image_scores import miou_of_masks
 from .images import require_size
 from .task import Batch
 
-_EXAMPLES = 8
 TEST_MODES = ("whole", "slide")
 
 
@@ -187,6 +188,8 @@ class Segmentation(DenseTask):
     monitor = "val/mIoU"
     config: SegmentationConfig
     model: Segmenter
+    val: Scenes
+    score = "mIoU"
     class_weights: Tensor | None
 
     def __init__(
@@ -198,14 +201,12 @@ class Segmentation(DenseTask):
             "test_mode": config.test_mode,
             "window": list(to_2tuple(config.input_size)),
         }
-        super().__init__(config, model, about)
-        self.val = val
+        super().__init__(config, model, val, about)
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.val_loss = MeanMetric()
         self.confusion = MulticlassConfusionMatrix(len(val.classes), ignore_index=IGNORED)
         self.counts = torch.zeros(len(val.classes), len(val.classes), dtype=torch.int64)
         """Pixels over the last evaluation, of all processes: rows are true classes, columns predicted ones."""
-        self._examples: list[tuple[int, Tensor]] = []
 
     def loss(self, batch: Batch) -> Tensor:
         """Cross-entropy over the pixels that have a class, a scalar."""
@@ -224,7 +225,7 @@ class Segmentation(DenseTask):
         """Forget the last evaluation."""
         self.confusion.reset()
         self.val_loss.reset()
-        self._examples = []
+        self.extremes = Extremes(self.extremes.count)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch's pixels."""
@@ -237,12 +238,18 @@ class Segmentation(DenseTask):
                 self.val_loss.update(F.cross_entropy(logits[:, has_class].T, target[has_class], reduction="none"))
             predicted = logits.argmax(0)
             self.confusion.update(predicted[None], target[None])
-            if len(self._examples) < _EXAMPLES:
-                self._examples.append((index, predicted.to(torch.uint8).cpu()))
+            score = miou_of_masks(predicted, target, len(self.val.classes), IGNORED)
+            if score is not None:
+                self.extremes.add(
+                    score,
+                    index,
+                    lambda predicted=predicted: predicted.to(torch.uint8).cpu(),  # type: ignore[misc]
+                )
 
     def on_validation_epoch_end(self) -> None:
         """Score what all processes have counted."""
         self.counts = self.confusion.compute().cpu()
+        self.extremes.agree(self.gathered)
         if not self.counts.any():
             if self.trainer.sanity_checking:
                 return
@@ -266,20 +273,22 @@ class Segmentation(DenseTask):
         ]
 
     def draw(self, folder: Path) -> None:
-        """Write ``predictions.png``, the first images with their masks and predictions, and ``per_class.png``."""
+        """Write ``best.png`` and ``worst.png``, the images of the largest and the smallest `miou_of_masks` with their
+        masks and predictions, and ``per_class.png``."""
         names, palette = self.model.label_names, self.val.palette
-        rows = []
-        for index, predicted in self._examples:
-            image, mask = self.val.load(index)
-            pixels = np.asarray(image)
-            rows.append([Image.fromarray(overlay(pixels, one.numpy(), palette)) for one in (mask, predicted)])
         legend = {name: tuple(colour) for name, colour in zip(names, palette.tolist(), strict=True)}
-        if rows:  # Of several processes the first may have had nothing but images that cannot be read.
-            page(rows, ["annotated", "predicted"], folder / "predictions.png", legend=legend)
+        self.draw_examples(folder, ["annotated", "predicted"], legend)
         draw_per_class(self.per_class(), folder / "per_class.png", "IoU")
 
+    def pictures(self, example: Example) -> list[Image.Image]:
+        """An image under its mask, and under what was predicted."""
+        image, mask = self.val.load(example.index)
+        pixels = np.asarray(image)
+        return [Image.fromarray(overlay(pixels, one.numpy(), self.val.palette)) for one in (mask, example.found)]
+
     def keep(self, folder: Path) -> None:
-        """Write each class's scores."""
+        """Write each class's scores, and which images are best and worst."""
+        super().keep(folder)
         write_csv(folder / "per_class.csv", self.per_class())
 
 

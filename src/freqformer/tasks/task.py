@@ -68,6 +68,14 @@ class Task(LightningModule):
     def keep(self, folder: Path) -> None:
         """Write what else the run leaves of its best weights into its folder; most tasks leave nothing."""
 
+    def gathered(self, values: list[Any]) -> list[Any]:
+        """The lists of all processes, one after another."""
+        if self.trainer.world_size == 1:
+            return values
+        every: list[list[Any]] = [[] for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather_object(every, values)
+        return [value for part in every for value in part]
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One micro-batch; its randomness depends on nothing but the seed, its number and the rank."""
         torch.manual_seed(mix(self.config.seed, self.trainer.fit_loop.epoch_loop.total_batch_idx, self.global_rank))

@@ -11,7 +11,7 @@ from PIL import Image
 from ..data import open_images
 from ..engine import run
 from ..tasks import ClassificationConfig
-from .pictures import draw_predictions
+from ..tasks.pictures import draw_predictions
 from .predict import Prediction, predict
 
 FOLDER = "runs/quickstart"
@@ -89,7 +89,9 @@ def _is_repeat(config: ClassificationConfig, folder: Path) -> bool:
 
 
 def _show(folder: Path, images: list[Image.Image], predictions: list[Prediction], truth: list[str]) -> None:
-    draw_predictions(images, predictions, truth, folder / "predictions.png")
+    most = [(one.labels[0], one.probabilities[0]) for one in predictions]
+    names, shares = zip(*most, strict=True)
+    draw_predictions(images, names, shares, truth, folder / "predictions.png")
     for prediction, label in zip(predictions[:5], truth, strict=False):
         print(f"{prediction.image}: predicted {prediction.labels[0]} ({prediction.probabilities[0]:.0%}), is {label}")
     for name, what in {
@@ -100,5 +102,6 @@ def _show(folder: Path, images: list[Image.Image], predictions: list[Prediction]
         "curves.png": "the same, drawn",
         "confusion.png": "which digits are taken for which",
         "predictions.png": "a few held-out digits with their predictions",
+        "report.html": "all of it on one page",
     }.items():
         print(f"  {folder / name}: {what}")
