@@ -12,7 +12,7 @@ from PIL import Image
 
 from freqformer.cli import main
 
-CLASSES = ("ant", "bee", "wasp")
+CLASSES = ("ants", "bees", "wasps")
 SHORT = "--epochs 1 --batch-size 4 --num-workers 0 --accelerator cpu --devices 1 --overwrite"
 """The flags that make any training a matter of a second or two."""
 SMALL = {

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.utils.data import DataLoader, TensorDataset
 
 import freqformer.cli
 import freqformer.dense_cli
@@ -86,9 +87,9 @@ SMALLER = [
 
 
 def batches():
-    """Two batches of images and targets, as a reader's own loader gives."""
+    """Images and targets, as a reader's own loader gives them."""
     torch.manual_seed(0)
-    return [(torch.rand(4, 3, 32, 32), torch.randint(10, (4,))) for _ in range(2)]
+    return DataLoader(TensorDataset(torch.rand(8, 3, 32, 32), torch.randint(10, (8,))), batch_size=4)
 
 
 # What a reader brings.
