@@ -37,7 +37,8 @@ def test_each_kind_writes_a_picture_and_a_page_and_loses_nothing(checkpoint, ima
     words = ["visualize", kind, str(checkpoint), "--output-dir", str(tmp_path / "out"), str(images)]
     assert _run(words, debug=True) == 0
     png, page = capsys.readouterr().out.split()
-    assert Image.open(png).format == "PNG"
+    with Image.open(png) as picture:
+        assert picture.format == "PNG"
     text = (tmp_path / "out" / f"{kind}.html").read_text()
     assert page.endswith(f"{kind}.html")
     assert "<table" in text

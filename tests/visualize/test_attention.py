@@ -14,9 +14,10 @@ from freqformer.visualize.attention import measure_attention, softmax_chunks
 
 def vit(**arguments):
     torch.manual_seed(0)
-    return timm.create_model(
-        "vit_tiny_patch16_224", **{"img_size": 64, "depth": 2, "num_classes": 3, **arguments}
-    ).eval()
+    given = {"img_size": 64, "depth": 2, "num_classes": 3, **arguments}
+    model = timm.create_model("vit_tiny_patch16_224", **given).eval()
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 64, 64)}
+    return model
 
 
 @pytest.mark.parametrize("most", [2**24, 100])
