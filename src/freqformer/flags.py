@@ -27,6 +27,7 @@ class Flags:
         )
         self.types: dict[str, Any] = {}
         self.optional_value: dict[str, str] = {}
+        self.takes_several = False
 
     def value(self, name: str, type_: Any, text: str, *, default: Any = None, required: bool = False) -> None:
         """Add a flag that takes a value, or for a list one or more."""
@@ -51,9 +52,10 @@ class Flags:
     def positional(
         self, name: str, text: str, *, default: str | None = None, several: bool = False, optional: bool = False
     ) -> None:
-        """Add a word without a flag, optional when it has a default or is said to be, or one or more words."""
+        """Add a word without a flag, optional when it has a default or is said to be, or several words."""
         if several:
-            self.parser.add_argument(name, nargs="+", type=str, help=text)
+            self.takes_several = True
+            self.parser.add_argument(name, nargs="*" if optional else "+", type=str, help=text)
         elif default is None and not optional:
             self.parser.add_argument(name, type=str, help=text)
         else:
@@ -121,7 +123,7 @@ class Flags:
         """
         given = [] if defaults is None else ["--config", str(defaults)]
         try:
-            parsed = self.parser.parse_args([*given, *_config_first(self._normalise(words))])
+            parsed = self.parser.parse_args([*given, *_config_first(self._words_first(self._normalise(words)))])
         except (ArgumentError, TypeError, ValueError) as error:
             raise FreqFormerError(self._explain(str(error))) from error
         return {key: value for key, value in parsed.as_dict().items() if key != "config"}
@@ -149,6 +151,32 @@ class Flags:
             else:
                 result.append(flag)
         return result
+
+    def _words_first(self, words: list[str]) -> list[str]:
+        """Words without a flag before the flags where a command takes several: argparse takes them from one place."""
+        if not self.takes_several:
+            return words
+        free: list[str] = []
+        flags: list[str] = []
+        rest = list(words)
+        while rest:
+            word = rest.pop(0)
+            if word == "--":
+                return [*flags, word, *free, *rest]
+            if not word.startswith("--"):
+                free.append(word)
+                continue
+            flags.append(word)
+            type_ = self.types.get(word.removeprefix("--").replace("-", "_").split(".")[0])
+            if "=" in word or type_ is None:
+                continue
+            most = len(rest) if _takes_list(type_) else 1
+            if type_ is bool:
+                most = int(bool(rest) and rest[0] in ("true", "yes", "false", "no"))
+            while rest and most and not rest[0].startswith("--"):
+                flags.append(rest.pop(0))
+                most -= 1
+        return [*free, *flags]
 
     def _pairs(self, words: list[str]) -> list[str]:
         """The two numbers after a flag that takes a pair as one word ``[a, b]``; such a word for a list as several."""

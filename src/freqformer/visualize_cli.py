@@ -1,17 +1,25 @@
 """The commands that draw what a model has learned: one function a kind, each writing KIND.png and KIND.html."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .terminal import dispatch, shown
 
 if TYPE_CHECKING:
     from .flags import Flags
 
+_IMAGES = "image files, or folders of images"
+
 
 def visualize(flags: "Flags", words: list[str]) -> int:
     """``freqformer visualize KIND``."""
     commands = {
         "filters": (_filters, "the learned filters of every spectral layer"),
+        "spectrum": (_spectrum, "which frequencies the features hold, block after block"),
+        "response": (_response, "how much of an image each stage sees: its effective receptive field"),
+        "attention": (_attention, "where the attention of the blocks looks on images"),
+        "bands": (_bands, "the score as images lose their low or their high frequencies"),
     }
     return dispatch(flags, words, commands)
 
@@ -37,5 +45,54 @@ def _filters(flags: "Flags", words: list[str]) -> int:
     from .tools.visualize import show_filters
 
     for path in show_filters(args.pop("checkpoint"), **args, progress=shown("drawing")):
+        print(path)
+    return 0
+
+
+def _spectrum(flags: "Flags", words: list[str]) -> int:
+    _common(flags)
+    flags.positional("images", _IMAGES, several=True)
+    flags.value("against", list[str], "further checkpoints, drawn beside it", default=[])
+    from .tools.views import show_spectrum
+
+    return _shown(show_spectrum, flags.parse(words), "measuring")
+
+
+def _response(flags: "Flags", words: list[str]) -> int:
+    _common(flags)
+    flags.positional("images", f"{_IMAGES}; without any, noise", several=True, optional=True)
+    from .tools.views import show_response
+
+    return _shown(show_response, flags.parse(words), "measuring")
+
+
+def _attention(flags: "Flags", words: list[str]) -> int:
+    _common(flags)
+    flags.positional("images", f"{_IMAGES}; the picture is of the first, the page has all", several=True)
+    flags.value(
+        "query", tuple[float, float], "the place whose token is asked: shares of height and width", default=(0.5, 0.5)
+    )
+    from .tools.views import show_attention
+
+    return _shown(show_attention, flags.parse(words), "drawing")
+
+
+def _bands(flags: "Flags", words: list[str]) -> int:
+    _common(flags)
+    flags.positional("images", f"{_IMAGES}, of a classifier, in place of a data set", several=True, optional=True)
+    flags.value("data_set", str, "the labelled images, named as in `freqformer eval`; of a classifier alone")
+    flags.value("data_path", str, "the folder the data set lies in")
+    flags.value("split", str, "which split of it", default="val")
+    flags.value("limit", int, "images of it, of a fixed shuffled order", default=500)
+    flags.value("num_workers", int, "processes that load them", default=2)
+    flags.value("cutoffs", list[float], "shares of the Nyquist frequency to cut at; by default ten from 0.05 to 1")
+    flags.value("against", list[str], "further checkpoints, drawn beside it", default=[])
+    from .tools.views import show_bands
+
+    return _shown(show_bands, flags.parse(words), "evaluating")
+
+
+def _shown(show: Callable[..., tuple[Path, Path]], args: dict[str, Any], doing: str) -> int:
+    for path in show(args.pop("checkpoint"), **args, progress=shown(doing)):
         print(path)
     return 0

@@ -1,8 +1,9 @@
 """What a checkpoint does with images, as pictures and pages: spectrum, response, attention and bands."""
 
+import io
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from .visualize import targets, write_both
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_AP, _MIOU, _TOP1 = "AP", "mIoU", "top-1 accuracy"
+_TOP1 = "top-1 accuracy"
 
 
 def show_spectrum(
@@ -74,12 +75,12 @@ def show_spectrum(
         for frequency, value in zip(one.frequency, one.relative, strict=True)
     ]
     how = (
-        f"The mean over {_count(found)} of the log10 amplitude of the features' 2-D Fourier transform after each block, "
-        "averaged over channels and over rings of equal distance from the centre, less its value at frequency 0 (Park "
-        "and Kim, How Do Vision Transformers Work?, ICLR 2022). Frequencies are shares of the Nyquist frequency of the "
-        "block's own grid, which in a pyramid is coarser from stage to stage; the spectrum's corners, above 1, are "
-        "left out. The last panel is the mean of each curve above half the Nyquist frequency. SpectFormer's claim is "
-        "that early spectral layers carry the high frequencies and later attention the low."
+        f"The mean over {_count(found)} of the log10 amplitude of the features' 2-D Fourier transform after each "
+        "block, averaged over channels and over rings of equal distance from the centre, less its value at frequency 0 "
+        "(Park and Kim, How Do Vision Transformers Work?, ICLR 2022). Frequencies are shares of the Nyquist frequency "
+        "of the block's own grid, which in a pyramid is coarser from stage to stage; the spectrum's corners, above 1, "
+        "are left out. The last panel is the mean of each curve above half the Nyquist frequency. SpectFormer's claim "
+        "is that early spectral layers carry the high frequencies and later attention the low."
     )
     words = [*images, *(["--against", *against] if against else [])]
     tables = [Section("Numbers", [Table(rows)]), Section("Curves", [Table(curves)], folded=True)]
@@ -181,16 +182,21 @@ def show_attention(
     how = (
         "The attention of each block, the softmax of the products of queries and keys, averaged over the heads. Upper "
         "row: how much each patch is looked at, by the class token where there is one and otherwise by all tokens in "
-        "the mean. Lower row: where the token at the cross looks. A title's figure is the largest value over that of "
-        "equal attention to every patch; each map has its own scale, from 0 to that. The entropy is a share of that of "
-        "equal attention, averaged over queries and heads."
+        "the mean. Lower row: where the token at the cross looks. The figures are a map's smallest and largest value "
+        "in multiples of equal attention to every patch; its colours go from the one to the other. The entropy is a "
+        "share of that of equal attention, averaged over queries and heads."
     )
     place = [] if query == (0.5, 0.5) else ["--query", *map(str, query)]
     words = [*images, *place]
     return write_both(
-        both, pictures[0], "attention", [_first("attention", pictures[0], how), *sections, _repeat_section(
-            "attention", _repeat(checkpoint, words, arch)
-        )]
+        both,
+        pictures[0],
+        "attention",
+        [
+            _first("attention", pictures[0], how),
+            *sections,
+            _repeat_section("attention", _repeat(checkpoint, words, arch)),
+        ],
     )
 
 
@@ -202,7 +208,8 @@ def show_bands(
     data_path: str | None = None,
     split: str = "val",
     limit: int = 500,
-    cutoffs: Sequence[float] = CUTOFFS,
+    num_workers: int = 2,
+    cutoffs: Sequence[float] | None = None,
     against: Sequence[str] = (),
     arch: str | None = None,
     output_dir: str = "pictures",
@@ -218,7 +225,8 @@ def show_bands(
         data_path: the folder it lies in.
         split: of it.
         limit: take this many images of it.
-        cutoffs: shares of the Nyquist frequency.
+        num_workers: processes that load them.
+        cutoffs: shares of the Nyquist frequency; by default ten from 0.05 to 1.
 
     Returns:
         Both paths.
@@ -233,15 +241,13 @@ def show_bands(
     both = targets("bands", output_dir, overwrite=overwrite, inputs=found)
     if not labelled and not found:
         raise FreqFormerError("bands needs images, or a data set with --data-set and --data-path")
+    chosen = CUTOFFS if cutoffs is None else tuple(cutoffs)
+    data = {"data_set": data_set, "data_path": data_path, "split": split, "limit": limit, "num_workers": num_workers}
     scores: dict[str, Score] = {}
     for name, path in _named([checkpoint, *against]).items():
         model, task = load_network(path, arch)
-        if labelled:
-            evaluation = _evaluation(task, path, data_set, data_path, split, limit, arch)
-            scores[name] = evaluation
-        else:
-            scores[name] = agreement(model, found)
-    measured = {name: measure_bands(score, cutoffs, progress=progress) for name, score in scores.items()}
+        scores[name] = _evaluation(task, path, arch, data) if labelled else agreement(model, found)
+    measured = {name: measure_bands(score, chosen, progress=progress) for name, score in scores.items()}
     measures = {measure for one in measured.values() for measure in one.whole}
     if any(set(one.whole) != measures for one in measured.values()):
         raise FreqFormerError("models of several tasks have no score in common: draw their bands apart")
@@ -250,23 +256,21 @@ def show_bands(
     what = f"at most {limit} images of the split {split}" if labelled else _count(found)
     how = (
         f"Each score on {what}, whose frequencies above (low-pass) or below (high-pass) a cutoff were removed by a "
-        "Fourier transform; the mean always stays. A classifier's images are filtered as they enter the network, so the "
-        "cutoff is a share of the Nyquist frequency at its input size; a detector's and a segmenter's at their own "
+        "Fourier transform; the mean always stays. A classifier's images are filtered as they enter the network, so "
+        "the cutoff is a share of the Nyquist frequency at its input size; a detector's and a segmenter's at their own "
         "size. Without labels, the answers are compared with those on the whole images."
     )
     words = [*images]
     for flag, value in (("--data-set", data_set), ("--data-path", data_path)):
         words += [flag, value] if value is not None else []
     words += ["--split", split, "--limit", str(limit)] if labelled else []
-    words += ["--cutoffs", *map(str, cutoffs)] if tuple(cutoffs) != CUTOFFS else []
+    words += ["--cutoffs", *map(str, chosen)] if chosen != CUTOFFS else []
     words += ["--against", *against] if against else []
     tables = [Section("Numbers", [Table(_band_rows(measured))])]
     return _write(both, "bands", figure, how, tables, _repeat(checkpoint, words, arch))
 
 
-def _evaluation(
-    task: str, path: str, data_set: str | None, data_path: str | None, split: str, limit: int, arch: str | None
-) -> Score:
+def _evaluation(task: str, path: str, arch: str | None, data: Mapping[str, Any]) -> Score:
     """A score of the package's own evaluation of a checkpoint, on a band of the images."""
     from ..engine import EvaluationConfig, evaluate
     from ..engine.evaluate_dense import (
@@ -278,20 +282,18 @@ def _evaluation(
 
     kinds: dict[str, tuple[type, Callable[[Any], dict[str, Any]], dict[str, str]]] = {
         "classification": (EvaluationConfig, evaluate, {"top1": _TOP1}),
-        "detection": (DetectionEvaluation, evaluate_detector, {"AP": _AP, "AP50": "AP50"}),
-        "segmentation": (SegmentationEvaluation, evaluate_segmenter, {"mIoU": _MIOU}),
+        "detection": (DetectionEvaluation, evaluate_detector, {"AP": "AP", "AP50": "AP50"}),
+        "segmentation": (SegmentationEvaluation, evaluate_segmenter, {"mIoU": "mIoU"}),
     }
     config_type, run, names = kinds[task]
-    if task != "classification" and data_set is not None:
+    if task != "classification" and data["data_set"] is not None:
         raise FreqFormerError(f"--data-set is for classifiers: a model of {task} needs --data-path alone")
-    given = {"data_set": data_set, "arch": arch} if task == "classification" else {}
-    given = {key: value for key, value in given.items() if value is not None}
-    known = {one.name for one in fields(config_type)}
-    shared = {"model_path": path, "data_path": data_path, "split": split, "limit": limit, "num_workers": 0, **given}
-    assert shared.keys() <= known
+    given = {key: value for key, value in {**data, "arch": arch}.items() if value is not None}
 
     def score(low: float, high: float) -> Mapping[str, float]:
-        figures = run(config_type(**shared, band=(low, high)))
+        # One bar tells how far all the evaluations are.
+        with redirect_stdout(io.StringIO()):
+            figures = run(config_type(model_path=path, band=(low, high), **given))
         return {name: figures[key] for key, name in names.items()}
 
     return score

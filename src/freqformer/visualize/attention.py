@@ -301,6 +301,7 @@ def draw_attention(
     panels[0, 0].imshow(picture, extent=(0, 1, 1, 0), aspect=height / width)
     panels[0, 0].set_title("the image and\nthe query", fontsize=8)
     _mark(panels[0, 0], query, shown[0].grid)
+    figure.supxlabel("figures: the map's smallest and largest value, in multiples of equal attention", fontsize=8)
     for number, one in enumerate(shown):
         top, column = 2 * (number // (columns - 1)), 1 + number % (columns - 1)
         name = block_label(one.name)
@@ -313,12 +314,13 @@ def draw_attention(
 
 
 def _overlay(axes: "Axes", picture: np.ndarray, values: np.ndarray, title: str) -> None:
-    """A map over the image in grey; brightest where it is largest."""
+    """A map over the image in grey, in colours from its smallest value to its largest."""
     height, width = picture.shape[:2]
     where: dict[str, Any] = {"extent": (0, 1, 1, 0), "aspect": height / width}
-    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=1.4, **where)
-    axes.imshow(values, cmap="inferno", alpha=0.6, vmin=0, vmax=values.max(), interpolation="bilinear", **where)
-    axes.set_title(f"{title}, up to {values.max() * values.size:.1f}x", fontsize=8)
+    axes.imshow(picture.mean(axis=2), cmap="gray", vmin=0, vmax=1.2, **where)
+    axes.imshow(values, cmap="inferno", alpha=0.65, interpolation="bilinear", **where)
+    low, high = values.min() * values.size, values.max() * values.size
+    axes.set_title(f"{title}, {low:.2g} to {high:.2g}", fontsize=8)
 
 
 def block_label(name: str) -> str:

@@ -65,6 +65,28 @@ class LearnedFilter:
         """The squared gain of each filter, as a mean over all frequencies, (C,); the sum of squares of `impulse`."""
         return self.impulse.square().sum(dim=(0, 1))
 
+    def figures(self) -> dict[str, float | None]:
+        """What the filters do, as means over them; what a filter of zeros has not is None.
+
+        Returns:
+            ``energy``, see there; ``low_share``, of the energy at frequencies below half of Nyquist; ``dc_gain``, the
+            magnitude at the mean; ``footprint``, over how many tokens the energy of the impulse response spreads: 1 for
+            one impulse, all tokens for an even response.
+        """
+        height, width = self.grid
+        power = self.spectrum.abs().square()
+        rows, columns = (2 * torch.fft.fftshift(torch.fft.fftfreq(side)) for side in self.grid)
+        low = torch.hypot(rows[:, None], columns[None, :]) < 0.5
+        squares = self.impulse.square()
+        spread = squares.sum(dim=(0, 1)).square() / squares.square().sum(dim=(0, 1))
+        energy = float(power.mean())
+        return {
+            "energy": energy,
+            "low_share": float(power[low].sum() / power.sum()) if energy else None,
+            "dc_gain": float(self.spectrum[height // 2, width // 2].abs().mean()),
+            "footprint": float(spread[squares.any(dim=0).any(dim=0)].mean()) if energy else None,
+        }
+
     @property
     def _acting(self) -> Tensor:
         """The half-spectrum with the self-conjugate columns symmetrised, complex (H, F, C)."""
@@ -85,6 +107,7 @@ def learned_filters(model: nn.Module) -> dict[str, LearnedFilter]:
         From the layer's module name to its filters; empty where the model has none (a ViT; AFNO has no filters).
     """
     found = {}
+    weight: Tensor
     for name, module in model.named_modules():
         match module:
             case GlobalFilter():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,6 +154,7 @@ def ring_amplitudes(grid: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 def draw_spectrum(measured: Mapping[str, Sequence[BlockSpectrum]]) -> "Figure":
     """Draw what `measure_spectrum` found, by the models' names; see `spectrum`."""
+    from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
@@ -160,20 +162,25 @@ def draw_spectrum(measured: Mapping[str, Sequence[BlockSpectrum]]) -> "Figure":
     count = len(measured)
     figure = Figure(figsize=(3.9 * (count + 1) + 0.6, 3.9), layout="constrained")
     panels = figure.subplots(1, count + 1, squeeze=False)[0]
-    colours = ScalarMappable(Normalize(0, 1), "viridis_r")
+    colours = colormaps["viridis_r"]
+    for axes in panels[1:count]:
+        axes.sharey(panels[0])
     for axes, (name, spectra) in zip(panels, measured.items(), strict=False):
         for one in spectra:
-            colour = "black" if one.kind == "stem" else colours.to_rgba(one.depth)
+            colour = "black" if one.kind == "stem" else colours(one.depth)
             style: dict[str, Any] = {"linestyle": ":"} if one.kind == "stem" else {}
             axes.plot(one.frequency, one.relative, color=colour, marker=MARKERS[one.kind], markersize=3.5, **style)
         axes.set_title(name or "features after each block", fontsize=10)
         axes.set_xlabel("frequency (share of the grid's Nyquist)")
         axes.set_xlim(0, 1.02)
         axes.grid(alpha=0.3)
-    for axes in panels[1:count]:
-        axes.sharey(panels[0])
     panels[0].set_ylabel("log10 amplitude, relative to the mean's")
-    figure.colorbar(colours, ax=list(panels[:count]), label="depth (blocks passed over all)", pad=0.01)
+    figure.colorbar(
+        ScalarMappable(Normalize(0, 1), colours),
+        ax=list(panels[:count]),
+        label="depth (blocks passed over all)",
+        pad=0.01,
+    )
     _draw_depths(panels[-1], measured)
     return figure
 
@@ -184,11 +191,14 @@ def _draw_depths(axes: "Axes", measured: Mapping[str, Sequence[BlockSpectrum]]) 
 
     kinds: dict[str, None] = {}
     for number, spectra in enumerate(measured.values()):
-        points = [one for one in spectra if one.high is not None]
-        axes.plot([one.depth for one in points], [one.high for one in points], color=f"C{number}", linewidth=1.2)
-        for one in points:
+        points = [(one, one.high) for one in spectra if one.high is not None]
+        # Grids of other sizes have other Nyquist frequencies: no line joins them.
+        for _, alike in groupby(points, key=lambda point: point[0].grid):
+            line = [(one.depth, high) for one, high in alike]
+            axes.plot(*zip(*line, strict=True), color=f"C{number}", linewidth=1.2)
+        for one, high in points:
             kinds[one.kind] = None
-            axes.plot(one.depth, one.high, MARKERS[one.kind], color=f"C{number}", markersize=6)
+            axes.plot(one.depth, high, MARKERS[one.kind], color=f"C{number}", markersize=6)
     handles = [Line2D([], [], color="0.3", linestyle="", marker=MARKERS[kind], label=kind) for kind in kinds]
     if len(measured) > 1:
         handles += [Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(measured)]

@@ -7,6 +7,7 @@ and is drawn in a second.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 from matplotlib import colormaps
@@ -26,7 +27,12 @@ _DECADES = 4.0
 _NOTHING = 1e-6
 
 
-@dataclass(frozen=True)
+_NOTES = (
+    "Spectra: the mean (DC) in the middle, the Nyquist frequencies at the edges. Responses: no shift in the middle."
+)
+
+
+@dataclass(frozen=True, eq=False)
 class Band:
     """Filters of one grid that are drawn with the same colours."""
 
@@ -39,9 +45,11 @@ class Band:
     """Real (H, W, n), no shift in the middle."""
     labels: Sequence[str]
     """What stands above each."""
+    shares: np.ndarray | None = None
+    """Of a bank's filters (K, images), drawn beside them."""
 
 
-def draw_bands(bands: Sequence[Band], title: str, *, tile: float = 0.72, columns: int = 16) -> Figure:
+def draw_bands(bands: Sequence[Band], title: str, note: str = "", *, tile: float = 0.72, columns: int = 16) -> Figure:
     """A sheet of bands.
 
     The image of each row of tiles is the first of its axes; the axes are labelled, in order, ``magnitude``, ``phase``
@@ -49,7 +57,8 @@ def draw_bands(bands: Sequence[Band], title: str, *, tile: float = 0.72, columns
 
     Args:
         bands: what to draw, top to bottom.
-        title: of the sheet.
+        title: of the sheet; none for a figure that stands below a heading.
+        note: what else to say below it.
         tile: width of a tile in inches.
         columns: tiles beside each other at most; others go below them.
 
@@ -57,22 +66,21 @@ def draw_bands(bands: Sequence[Band], title: str, *, tile: float = 0.72, columns
         The figure.
     """
     layouts = [_Layout(band, tile, columns) for band in bands]
-    wide = max(layout.width for layout in layouts)
-    across = max(1, min(len(bands), int(_WIDTH // (_LEFT + wide + _BAR))))
+    wide = _LEFT + max(layout.width + _BAR + layout.beside for layout in layouts)
+    across = max(1, min(len(bands), int(_WIDTH // wide)))
     lines = [layouts[i : i + across] for i in range(0, len(layouts), across)]
-    width = max(across * (_LEFT + wide + _BAR) + 0.1, 7.5)
-    height = _TOP + sum(max(layout.height for layout in line) for line in lines) + 0.1
+    width = max(across * wide + 0.1, 7.5)
+    notes = wrap(f"{_NOTES} {note}", int(13.5 * width))
+    below_title = 0.42 if title else 0.12
+    head = _TOP - 0.42 + below_title + 0.14 * (len(notes) - 1)
+    height = head + sum(max(layout.height for layout in line) for line in lines) + 0.1
     figure = Figure(figsize=(width, height))
     figure.text(0.15 / width, 1 - 0.12 / height, title, va="top", fontsize=12, weight="bold")
-    notes = (
-        "Spectra: the mean (DC) in the middle, the Nyquist frequencies at the edges. Impulse responses: no shift in the "
-        "middle."
-    )
-    figure.text(0.15 / width, 1 - 0.42 / height, notes, va="top", fontsize=8, color="0.35")
-    top = height - _TOP
+    figure.text(0.15 / width, 1 - below_title / height, "\n".join(notes), va="top", fontsize=8, color="0.35")
+    top = height - head
     for line in lines:
         for place, layout in enumerate(line):
-            layout.draw(figure, place * (_LEFT + wide + _BAR), top)
+            layout.draw(figure, place * wide, top)
         top -= max(layout.height for layout in line)
     return figure
 
@@ -95,7 +103,7 @@ class _Layout:
         self.stacked = math.ceil(count / self.columns)
         # The gaps between tiles, in tokens.
         self.gaps = (
-            (0, 0) if self.is_line else (math.ceil(0.25 * rows) if self.stacked > 1 else 0, math.ceil(across / 14))
+            (0, 0) if self.is_line else (math.ceil(0.16 * rows) if self.stacked > 1 else 0, math.ceil(across / 14))
         )
         self.shape = (
             self.stacked * rows + (self.stacked - 1) * self.gaps[0],
@@ -104,7 +112,10 @@ class _Layout:
         self.token = (8 * tile if self.is_line else self.columns * tile) / self.shape[1]
         self.width = self.shape[1] * self.token
         self.row = 0.14 * count if self.is_line else min(self.shape[0] * self.token, 3 * self.stacked * tile)
-        self.height = _TITLE + 3 * (self.row + _BETWEEN) + 0.18
+        self.beside = 0.0 if band.shares is None else 0.35 + min(0.3 * band.shares.shape[1], 4.0) + _BAR
+        # Kinds that have several rows of tiles are further apart than those rows.
+        self.between = _BETWEEN if self.stacked == 1 or self.is_line else 0.3 * tile
+        self.height = _TITLE + 3 * (self.row + self.between) + 0.18
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
         """Draw the band with its upper left corner there, in inches from the figure's lower left one."""
@@ -114,25 +125,29 @@ class _Layout:
         figure.text((left + 0.15) / width, (top - 0.17) / height, band.about, va="top", fontsize=7, color="0.35")
         spectrum, impulse = band.spectrum.numpy(), band.impulse.numpy().astype(np.float64)
         rows = (
-            ("magnitude", "magnitude", *_magnitude(np.abs(spectrum).astype(np.float64))),
+            ("magnitude", "magnitude\n(log scale)", *_magnitude(np.abs(spectrum).astype(np.float64))),
             ("phase", "phase", *_phase(spectrum)),
             ("impulse", "impulse\nresponse", *_impulse(impulse)),
         )
         bottom = top - _TITLE
         for number, (label, words, values, colours, limits, ends) in enumerate(rows):
             bottom -= self.row
-            place = ((left + _LEFT) / width, bottom / height, (self.width + _BAR) / width, self.row / height)
-            axes = figure.add_axes(place, label=label)
+            inches = (left + _LEFT, bottom, self.width + _BAR, self.row)
+            axes = figure.add_axes(_share(inches, width, height), label=label)
             axes.axis("off")
             self._tiles(axes, values, colours, limits)
-            self._bar(axes, colours, limits, ends)
+            _bar(axes, self.token, self.shape, colours, limits, ends)
             axes.set_xlim(0, self.shape[1] * (1 + _BAR / self.width))
             axes.set_ylim(self.shape[0], 0)
             away = 0.48 if self.is_line else 0.08
             axes.text(-away / self.token, self.shape[0] / 2, words, ha="right", va="center", fontsize=7)
             if number == 0 or self.is_line:
                 self._labels(axes)
-            bottom -= _BETWEEN
+            bottom -= self.between
+        if band.shares is not None:
+            side = left + _LEFT + self.width + _BAR + 0.35
+            inches = (side, bottom + self.between, self.beside - 0.35, top - _TITLE - bottom - self.between)
+            self._shares(figure.add_axes(_share(inches, width, height), label="shares"), band.shares, inches)
 
     def _tiles(self, axes: Axes, values: np.ndarray, colours: Colormap, limits: Normalize) -> None:
         rows, across, count = values.shape
@@ -150,14 +165,6 @@ class _Layout:
             interpolation="nearest",
         )
 
-    def _bar(self, axes: Axes, colours: Colormap, limits: Normalize, ends: tuple[str, str]) -> None:
-        left, wide = self.shape[1] + 0.08 / self.token, 0.09 / self.token
-        ramp = np.linspace(limits.vmax or 0, limits.vmin or 0, 64)[:, None]
-        extent = (left, left + wide, self.shape[0], 0)
-        axes.imshow(ramp, cmap=colours, norm=limits, extent=extent, aspect="auto")
-        for text, y, side in zip(ends, (0, self.shape[0]), ("top", "bottom"), strict=True):
-            axes.text(left + 1.5 * wide, y, text, va=side, fontsize=6)
-
     def _labels(self, axes: Axes) -> None:
         rows, across, _ = self.band.spectrum.shape
         for place, label in enumerate(self.band.labels):
@@ -167,10 +174,54 @@ class _Layout:
             else:
                 axes.text(x + across / 2, y - 0.02 / self.token, label, ha="center", fontsize=6, color="0.35")
 
+    def _shares(self, axes: Axes, shares: np.ndarray, inches: Sequence[float]) -> None:
+        filters, images = shares.shape
+        cell = (inches[2] - _BAR) / images
+        axes.axis("off")
+        limits = Normalize(0, max(float(shares.max()), 1 / filters))
+        axes.imshow(shares, cmap="Blues", norm=limits, extent=(0, images, filters, 0), aspect="auto")
+        for k in range(filters):
+            axes.text(-0.05 / cell, k + 0.5, f"filter {k}" if k == 0 else str(k), ha="right", va="center", fontsize=6)
+        for image in range(images):
+            label = f"image {image}" if image == 0 else str(image)
+            if image % math.ceil(0.16 / cell) == 0:
+                axes.text(image + 0.5, -0.02 * filters, label, ha="center", fontsize=6, color="0.35")
+        if cell >= 0.25:
+            for (k, image), share in np.ndenumerate(shares):
+                colour = "white" if share > 0.6 * limits.vmax else "black"  # type: ignore[operator]
+                axes.text(
+                    image + 0.5,
+                    k + 0.5,
+                    f"{share:.2f}"[1:] if share < 0.995 else "1",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color=colour,
+                )
+        _bar(axes, cell, shares.shape, colormaps["Blues"], limits, (f"share\n{limits.vmax:.2f}", "0"))
+        axes.set_xlim(0, inches[2] / cell)
+        axes.set_ylim(filters, 0)
+
     def _corner(self, place: int, rows: int, across: int) -> tuple[int, int]:
         """The upper left corner of a tile in tokens."""
         y, x = divmod(place, self.columns)
         return y * (rows + self.gaps[0]), x * (across + self.gaps[1])
+
+
+def _share(inches: Sequence[float], width: float, height: float) -> tuple[float, float, float, float]:
+    """Left, bottom, width and height as shares of a figure."""
+    return inches[0] / width, inches[1] / height, inches[2] / width, inches[3] / height
+
+
+def _bar(
+    axes: Axes, unit: float, shape: Sequence[int], colours: Colormap, limits: Normalize, ends: tuple[str, str]
+) -> None:
+    """A colour bar beside a picture of a shape (rows, columns); a column is so many inches wide."""
+    left, wide = shape[1] + 0.08 / unit, 0.09 / unit
+    ramp = np.linspace(limits.vmax or 0, limits.vmin or 0, 64)[:, None]
+    axes.imshow(ramp, cmap=colours, norm=limits, extent=(left, left + wide, shape[0], 0), aspect="auto")
+    for text, y, side in zip(ends, (0, shape[0]), ("top", "bottom"), strict=True):
+        axes.text(left + 1.5 * wide, y, text, va=side, fontsize=6)
 
 
 Drawn = tuple[np.ndarray, Colormap, Normalize, tuple[str, str]]
@@ -183,7 +234,7 @@ def _magnitude(magnitude: np.ndarray) -> Drawn:
         return np.full_like(magnitude, -1), colormaps["viridis"], Normalize(-1, 0), ("1", "0")
     high = math.log10(most)
     # A few magnitudes that happen to be tiny must not take the colours from all others.
-    low = max(high - _DECADES, math.log10(max(np.quantile(magnitude, 0.005), most * 10**-_DECADES)))
+    low = max(high - _DECADES, math.log10(max(np.quantile(magnitude, 0.02), most * 10**-_DECADES)))
     low = min(low, high - 0.3)
     values = np.log10(np.maximum(magnitude, 10**low))
     return values, colormaps["viridis"], Normalize(low, high), (f"{most:.2g}", f"{10**low:.2g}")
