@@ -105,9 +105,10 @@ def test_a_damaged_photo_is_read_or_refused(tmp_path_factory, place, value):
     path = tmp_path_factory.mktemp("damaged") / "a.jpg"
     path.write_bytes(content)
     try:
-        assert read_upload(str(path)).mode == "RGB"
+        words = read_upload(str(path)).mode
     except FreqFormerError as error:
-        assert str(error).startswith("this file cannot be used as an image: ")
+        words = str(error)
+    assert words == "RGB" or words.startswith("this file cannot be used as an image: ")
 
 
 def test_uploads_are_the_only_files_that_are_opened(tmp_path):
