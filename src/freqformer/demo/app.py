@@ -165,12 +165,13 @@ def _inside(page: gr.Blocks, upload: gr.Image, subject: Subject, folder: Path) -
         image, _ = (None, "") if sent is None else _try(lambda: read_upload(uploaded(sent, folder)))
         return (None, "") if image is None else _try(lambda: attention_of(subject, image))
 
-    for title, words, triggers, function, inputs in (
-        ("Attention", "attention", [page.load, upload.change], attention, [upload]),
-        ("Learned filters", "filters", [page.load], filters_once, []),
+    for title, words, height, triggers, function, inputs in (
+        ("Attention", "attention", 560, [page.load, upload.change], attention, [upload]),
+        # As large as it is: a deep model has many rows.
+        ("Learned filters", "filters", None, [page.load], filters_once, []),
     ):
         with gr.Tab(title):
-            picture = _picture(f"{title} of this model's blocks", words, height=560)
+            picture = _picture(f"{title} of this model's blocks", words, height)
             problem = gr.HTML(elem_id=f"{words}-words")
 
         def drawn(*sent: Any, function: Callable[..., tuple[Any, str]] = function) -> tuple[Any, Any]:
@@ -209,7 +210,7 @@ def _legend(subject: Subject) -> str:
     return f'<div class="legend">{"".join(rows)}</div>'
 
 
-def _picture(label: str, name: str, height: int = 300) -> gr.Image:
+def _picture(label: str, name: str, height: int | None = 300) -> gr.Image:
     return gr.Image(
         label=label,
         interactive=False,
