@@ -8,7 +8,20 @@ import pytest
 
 import freqformer
 
-FLOORS = ["ops", "layers", "models", "adapters", "bench", "data", "tasks", "pages", "visualize", "engine", "tools"]
+FLOORS = [
+    "ops",
+    "layers",
+    "models",
+    "adapters",
+    "bench",
+    "data",
+    "tasks",
+    "pages",
+    "visualize",
+    "engine",
+    "tools",
+    "demo",
+]
 
 
 @pytest.mark.parametrize("name", freqformer.__all__)

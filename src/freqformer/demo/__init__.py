@@ -7,7 +7,7 @@ computes what the page shows, ``app`` lays it out and ``serving`` puts it on an 
 from .looking import Looked, attention_of, filters_of, look
 from .serving import Address, address, serve
 from .subject import Subject, load
-from .uploads import read_upload
+from .uploads import read_upload, uploaded
 
 __all__ = [
     "Address",
@@ -20,4 +20,5 @@ __all__ = [
     "look",
     "read_upload",
     "serve",
+    "uploaded",
 ]

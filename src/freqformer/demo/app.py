@@ -14,7 +14,7 @@ from ..data import printable
 from ..errors import FreqFormerError
 from .looking import ALL, TOP_K, attention_of, colours_of, filters_of, look
 from .subject import Subject
-from .uploads import MAX_BYTES, MAX_PIXELS, read_upload
+from .uploads import MAX_BYTES, MAX_PIXELS, read_upload, uploaded
 
 THEME = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 """Its fonts are those of the reader's machine: nothing is asked of another."""
@@ -43,12 +43,13 @@ _ANSWERS = {"classification": ("shares",), "detection": ("picture", "summary"), 
 _FAILED = "Something went wrong with this image on the server. Try another one, or another setting."
 
 
-def build(subject: Subject, examples: Mapping[str, Path]) -> gr.Blocks:
+def build(subject: Subject, examples: Mapping[str, Path], folder: Path) -> gr.Blocks:
     """Lay out the page of a model.
 
     Args:
         subject: the model.
         examples: image files to choose from, by name; the first is shown when the page opens.
+        folder: Gradio's own for uploads (``GRADIO_TEMP_DIR``).
 
     Returns:
         The page, to be launched.
@@ -110,7 +111,7 @@ def build(subject: Subject, examples: Mapping[str, Path]) -> gr.Blocks:
         def looked(sent: Any, low: Any, high: Any, score: Any) -> dict[Any, Any]:
             if sent is None:
                 return dict.fromkeys(shown)
-            image, problem = _try(lambda: read_upload(sent["path"]))
+            image, problem = _try(lambda: read_upload(uploaded(sent, folder)))
             if image is None:
                 # The browser would show what it cannot read as a broken picture.
                 return {**dict.fromkeys([upload, *shown]), status: _said(problem, bad=True)}
@@ -126,7 +127,7 @@ def build(subject: Subject, examples: Mapping[str, Path]) -> gr.Blocks:
             looked,
             [upload, low, high, score],
             [upload, status, *shown],
-            # The file is opened by `read_upload`, within bounds, and not by Gradio.
+            # Gradio would open the file, and without bounds; it also trusts paths that lack its mark of a file.
             preprocess=False,
             trigger_mode="always_last",
             show_progress="minimal",
@@ -138,7 +139,7 @@ def build(subject: Subject, examples: Mapping[str, Path]) -> gr.Blocks:
         if subject.is_onnx:
             gr.Markdown("An ONNX file shows neither filters nor attention: open the checkpoint it was exported from.")
         else:
-            _inside(page, upload, subject)
+            _inside(page, upload, subject, folder)
         page.queue(max_size=_WAITING)
     return page
 
@@ -156,20 +157,21 @@ def _answers(subject: Subject, of_what: str, name: str) -> list[Any]:
         return [picture, shares]
 
 
-def _inside(page: gr.Blocks, upload: gr.Image, subject: Subject) -> None:
+def _inside(page: gr.Blocks, upload: gr.Image, subject: Subject, folder: Path) -> None:
     """The panels of the filters and the attention, or a sentence in the place of one that does not apply."""
     filters_once = cache(lambda: _try(lambda: filters_of(subject)))
 
     def attention(sent: Any) -> tuple[Any, str]:
-        image, _ = (None, "") if sent is None else _try(lambda: read_upload(sent["path"]))
+        image, _ = (None, "") if sent is None else _try(lambda: read_upload(uploaded(sent, folder)))
         return (None, "") if image is None else _try(lambda: attention_of(subject, image))
 
-    for title, words, triggers, function, inputs in (
-        ("Attention", "attention", [page.load, upload.change], attention, [upload]),
-        ("Learned filters", "filters", [page.load], filters_once, []),
+    for title, words, height, triggers, function, inputs in (
+        ("Attention", "attention", 560, [page.load, upload.change], attention, [upload]),
+        # As large as it is: a deep model has many rows.
+        ("Learned filters", "filters", None, [page.load], filters_once, []),
     ):
         with gr.Tab(title):
-            picture = _picture(f"{title} of this model's blocks", words, height=560)
+            picture = _picture(f"{title} of this model's blocks", words, height)
             problem = gr.HTML(elem_id=f"{words}-words")
 
         def drawn(*sent: Any, function: Callable[..., tuple[Any, str]] = function) -> tuple[Any, Any]:
@@ -208,7 +210,7 @@ def _legend(subject: Subject) -> str:
     return f'<div class="legend">{"".join(rows)}</div>'
 
 
-def _picture(label: str, name: str, height: int = 300) -> gr.Image:
+def _picture(label: str, name: str, height: int | None = 300) -> gr.Image:
     return gr.Image(
         label=label,
         interactive=False,

@@ -90,7 +90,7 @@ def serve(subject: Subject, where: Address) -> None:
         os.environ["no_proxy"] = ",".join(filter(None, [*no_proxy, where.host]))
         from .app import CSS, THEME, build
 
-        page = build(subject, write_examples(Path(folder) / "examples", subject))
+        page = build(subject, write_examples(Path(folder) / "examples", subject), Path(folder))
         try:
             page.launch(
                 server_name=f"[{where.host}]" if ":" in where.host else where.host,

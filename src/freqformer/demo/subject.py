@@ -20,7 +20,7 @@ class Subject:
     """A model and what its checkpoint says of it."""
 
     name: str
-    """What people call it: the checkpoint's path."""
+    """What people call it: the end of the checkpoint's path, as visitors need not know where it lies."""
     task: str
     """``classification``, ``detection`` or ``segmentation``."""
     model: Any
@@ -60,13 +60,14 @@ def load(path: str | Path, arch: str | None = None) -> Subject:
     Raises:
         FreqFormerError: an unusable checkpoint, or a model without classes.
     """
+    name = "/".join(Path(path).parts[-2:])
     description = None if Path(path).suffix == ".onnx" else read_description(path)
     task = description.get("task", "classification") if isinstance(description, dict) else "classification"
     if task in DENSE_COMMANDS:
         model, about = load_dense(path, task)
-        return Subject(str(path), task, model, list(model.label_names), about)
+        return Subject(name, task, model, list(model.label_names), about)
     classifier = load_classifier(path, arch=arch)
     labels = class_names(classifier)
     if not labels:
         raise FreqFormerError(f"{path} has no classifier: name a checkpoint with classes")
-    return Subject(str(path), "classification", classifier.eval(), labels)
+    return Subject(name, "classification", classifier.eval(), labels)

@@ -17,6 +17,26 @@ WORKING_SIDE = 2048
 """Larger images are shrunk to this longer side, in pixels."""
 
 
+def uploaded(sent: object, folder: Path) -> str:
+    """The path of an uploaded file.
+
+    Args:
+        sent: what the page's functions were called with, which need not come from the page.
+        folder: where uploads are kept; no file elsewhere is opened.
+
+    Raises:
+        FreqFormerError: it names no file in the folder.
+    """
+    path = sent.get("path") if isinstance(sent, dict) else None
+    try:
+        inside = isinstance(path, str) and Path(path).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):
+        inside = False
+    if not inside:
+        raise FreqFormerError("only images that are sent to this page are opened")
+    return str(path)
+
+
 @lru_cache(maxsize=8)
 def read_upload(path: str) -> Image.Image:
     """An image file as the page works with it.

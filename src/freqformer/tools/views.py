@@ -76,11 +76,11 @@ def show_spectrum(
     ]
     how = (
         f"The mean over {_count(found)} of the log10 amplitude of the features' 2-D Fourier transform after each "
-        "block, averaged over channels and over rings of equal distance from the centre, less its value at frequency 0 (Park "
-        "and Kim, How Do Vision Transformers Work?, ICLR 2022). Frequencies are shares of the Nyquist frequency of the "
-        "block's own grid, which in a pyramid is coarser from stage to stage; the spectrum's corners, above 1, are "
-        "left out. The last panel is the mean of each curve above half the Nyquist frequency. SpectFormer's claim is "
-        "that early spectral layers carry the high frequencies and later attention the low."
+        "block, averaged over channels and over rings of equal distance from the centre, less its value at frequency 0 "
+        "(Park and Kim, How Do Vision Transformers Work?, ICLR 2022). Frequencies are shares of the Nyquist frequency "
+        "of the block's own grid, which in a pyramid is coarser from stage to stage; the spectrum's corners, above 1, "
+        "are left out. The last panel is the mean of each curve above half the Nyquist frequency. SpectFormer's claim "
+        "is that early spectral layers carry the high frequencies and later attention the low."
     )
     words = [*images, *(["--against", *against] if against else [])]
     tables = [Section("Numbers", [Table(rows)]), Section("Curves", [Table(curves)], folded=True)]
