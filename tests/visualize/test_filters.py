@@ -4,16 +4,18 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from freqformer import create_model
+from freqformer.adapters.methods.frequency import FoldedFilter, ResidualFilter
 from freqformer.errors import FreqFormerError
 from freqformer.layers import GlobalFilter
 from freqformer.ops import global_filter
-from freqformer.visualize import filters, learned_filters
+from freqformer.visualize import filters, learned_filters, sheet
 
 
 def filter_of(grid, response=None, dim=3):
@@ -155,9 +157,106 @@ def test_every_layer_is_a_band():
 
 def test_a_model_without_filters_is_refused():
     for name in ("test_afno", "test_vit"):
-        import timm
-
         model = timm.create_model(name)
         assert learned_filters(model) == {}
         with pytest.raises(FreqFormerError, match="no spectral layers"):
             filters(model)
+
+
+def titles(figure):
+    """What stands over each band, number and name."""
+    return [text.get_text() for text in figure.texts if text.get_weight() == "bold"][1:]
+
+
+def labels(figure):
+    """The channels' numbers, of the first band."""
+    axes = figure.axes[0]
+    words = [text.get_text().removeprefix("channel ") for text in axes.texts]
+    return [int(word) for word in words if word.isdigit()]
+
+
+def test_layers_are_chosen_by_number_and_name():
+    model = create_model("test_freqformer")
+    names = list(learned_filters(model))
+    assert titles(filters(model, layers=-1)) == [f"{len(names) - 1}  {names[-1]}"]
+    assert titles(filters(model, layers=[names[-1], 0, "0"])) == [
+        f"{len(names) - 1}  {names[-1]}",
+        f"0  {names[0]}",
+        f"0  {names[0]}",
+    ]
+    for layers, said in ((len(names), "choose from 0"), (-len(names) - 1, "choose from 0"), ("nothing", names[0])):
+        with pytest.raises(FreqFormerError, match=f"there is no spectral layer .*{said}"):
+            filters(model, layers=layers)
+
+
+def test_channels_are_chosen_by_energy_by_index_or_by_chance():
+    layer = GlobalFilter(30, (5, 6))
+    strength = torch.randperm(30, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer.complex_weight.normal_().mul_(2.0 ** strength[:, None])
+    assert labels(filters(layer, channels=7)) == strength.argsort(descending=True)[:7].tolist()
+    assert labels(filters(layer, channels=7, order="index")) == list(range(7))
+    drawn_at_random = [labels(filters(layer, channels=7, order="random", seed=seed)) for seed in (1, 1, 2)]
+    assert drawn_at_random[0] == drawn_at_random[1] != drawn_at_random[2]
+    assert all(len(set(some)) == 7 for some in drawn_at_random)
+    assert len(labels(filters(layer, channels=100))) == 30
+    for wrong in ({"channels": 0}, {"order": "size"}):
+        with pytest.raises(FreqFormerError):
+            filters(layer, **wrong)
+
+
+def test_of_very_many_layers_some_are_drawn(monkeypatch):
+    monkeypatch.setattr(sheet, "MOST_LAYERS", 4)
+    model = torch.nn.Sequential(*(GlobalFilter(1, (2, 2)) for _ in range(10)))
+    figure = filters(model, channels=1)
+    assert [int(title.split()[0]) for title in titles(figure)] == [0, 3, 6, 9]
+    assert any("4 of 10" in text.get_text() for text in figure.texts)
+    assert len(titles(filters(model, channels=1, layers=range(10)))) == 10
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_any_precision_is_drawn(dtype):
+    layer = filter_of((5, 6)).to(dtype)
+    (one,) = learned_filters(layer).values()
+    assert one.weight.dtype == torch.float32
+    torch.testing.assert_close(one.weight, layer.complex_weight.detach().float())
+    filters(layer)
+
+
+@pytest.mark.parametrize(("real", "line"), [(False, False), (True, False), (False, True)])
+def test_freqfits_filter_is_the_bare_one_until_it_is_folded(real, line):
+    grid = (1, 12) if line else (5, 6)
+    layer = ResidualFilter(3, grid, real=real, line=line)
+    x = torch.randn(2, *grid, 3)
+    (bare,) = learned_filters(layer).values()
+    (folded,) = learned_filters(FoldedFilter(layer)).values()
+    assert (bare.kind, folded.kind) == ("residual", "folded")
+    filtered = global_filter(x, bare.weight)
+    torch.testing.assert_close(x + layer.scale * filtered + layer.shift, layer(x))
+    torch.testing.assert_close(global_filter(x, folded.weight) + layer.shift, layer(x))
+    assert isinstance(filters(layer), Figure)
+
+
+def test_a_line_is_drawn_with_a_row_for_each_channel():
+    response = torch.zeros(1, 20)
+    response[0, 3] = 1
+    figure = filters(filter_of((1, 20), response))
+    expected = np.zeros((3, 20))
+    expected[:, 13] = 1
+    np.testing.assert_allclose(drawn(figure, "impulse"), expected, atol=1e-6)
+
+
+def test_figures_of_known_filters():
+    grid = (6, 8)
+    (identity,) = learned_filters(filter_of(grid, pure_shift(grid))).values()
+    figures = identity.figures()
+    assert figures["energy"] == pytest.approx(1)
+    assert figures["dc_gain"] == pytest.approx(1)
+    assert figures["footprint"] == pytest.approx(1, abs=1e-4)
+    (mean,) = learned_filters(filter_of(grid, torch.full(grid, 1 / 48))).values()
+    figures = mean.figures()
+    assert figures["energy"] == pytest.approx(1 / 48, rel=1e-4)
+    assert figures["low_share"] == pytest.approx(1)
+    assert figures["footprint"] == pytest.approx(48, rel=1e-4)
+    (nothing,) = learned_filters(filter_of(grid, torch.zeros(grid))).values()
+    assert nothing.figures() == {"energy": 0, "low_share": None, "dc_gain": 0, "footprint": None}

@@ -1,6 +1,7 @@
 """What a checkpoint has learned, as a picture and a page in a folder: KIND.png and KIND.html."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,9 @@ def show_filters(
         sections.append(Section("What images choose", [drawn, Table(names)]))
     for one in progress(chosen):
         band = filter_band(one, numbers[one.name], channels=channels, order=order, seed=seed)
-        picture = picture_of(draw_bands([band], one.name, tile=1.3, columns=8), f"{KINDS[one.kind]} of {one.name}")
+        picture = picture_of(
+            draw_bands([replace(band, title="")], "", tile=1.05, columns=8), f"{KINDS[one.kind]} of {one.name}"
+        )
         sections.append(Section(f"{numbers[one.name]}: {one.name}", [picture]))
     return write_both(both, overview, f"Learned filters of {printable(str(path))}", sections)
 

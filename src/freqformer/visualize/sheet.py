@@ -89,7 +89,8 @@ def choose_channels(one: LearnedFilter, channels: int, order: str, seed: int = 0
     if channels < 1:
         raise FreqFormerError(f"the channels to draw must be at least 1, not {channels}")
     count = min(channels, one.channels)
-    if order == "index":
+    # A bank that is drawn whole stays in its own order, to which its mixtures refer.
+    if order == "index" or (one.kind == "dynamic" and count == one.channels):
         return torch.arange(count)
     if order == "random":
         return torch.randperm(one.channels, generator=torch.Generator().manual_seed(seed))[:count].sort().values

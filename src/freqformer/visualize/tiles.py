@@ -57,7 +57,7 @@ def draw_bands(bands: Sequence[Band], title: str, note: str = "", *, tile: float
 
     Args:
         bands: what to draw, top to bottom.
-        title: of the sheet.
+        title: of the sheet; none for a figure that stands below a heading.
         note: what else to say below it.
         tile: width of a tile in inches.
         columns: tiles beside each other at most; others go below them.
@@ -71,11 +71,12 @@ def draw_bands(bands: Sequence[Band], title: str, note: str = "", *, tile: float
     lines = [layouts[i : i + across] for i in range(0, len(layouts), across)]
     width = max(across * wide + 0.1, 7.5)
     notes = wrap(f"{_NOTES} {note}", int(13.5 * width))
-    head = _TOP + 0.14 * (len(notes) - 1)
+    below_title = 0.42 if title else 0.12
+    head = _TOP - 0.42 + below_title + 0.14 * (len(notes) - 1)
     height = head + sum(max(layout.height for layout in line) for line in lines) + 0.1
     figure = Figure(figsize=(width, height))
     figure.text(0.15 / width, 1 - 0.12 / height, title, va="top", fontsize=12, weight="bold")
-    figure.text(0.15 / width, 1 - 0.42 / height, "\n".join(notes), va="top", fontsize=8, color="0.35")
+    figure.text(0.15 / width, 1 - below_title / height, "\n".join(notes), va="top", fontsize=8, color="0.35")
     top = height - head
     for line in lines:
         for place, layout in enumerate(line):
@@ -102,7 +103,7 @@ class _Layout:
         self.stacked = math.ceil(count / self.columns)
         # The gaps between tiles, in tokens.
         self.gaps = (
-            (0, 0) if self.is_line else (math.ceil(0.25 * rows) if self.stacked > 1 else 0, math.ceil(across / 14))
+            (0, 0) if self.is_line else (math.ceil(0.16 * rows) if self.stacked > 1 else 0, math.ceil(across / 14))
         )
         self.shape = (
             self.stacked * rows + (self.stacked - 1) * self.gaps[0],
@@ -112,7 +113,9 @@ class _Layout:
         self.width = self.shape[1] * self.token
         self.row = 0.14 * count if self.is_line else min(self.shape[0] * self.token, 3 * self.stacked * tile)
         self.beside = 0.0 if band.shares is None else 0.35 + min(0.3 * band.shares.shape[1], 4.0) + _BAR
-        self.height = _TITLE + 3 * (self.row + _BETWEEN) + 0.18
+        # Kinds that have several rows of tiles are further apart than those rows.
+        self.between = _BETWEEN if self.stacked == 1 or self.is_line else 0.3 * tile
+        self.height = _TITLE + 3 * (self.row + self.between) + 0.18
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
         """Draw the band with its upper left corner there, in inches from the figure's lower left one."""
@@ -122,7 +125,7 @@ class _Layout:
         figure.text((left + 0.15) / width, (top - 0.17) / height, band.about, va="top", fontsize=7, color="0.35")
         spectrum, impulse = band.spectrum.numpy(), band.impulse.numpy().astype(np.float64)
         rows = (
-            ("magnitude", "magnitude", *_magnitude(np.abs(spectrum).astype(np.float64))),
+            ("magnitude", "magnitude\n(log scale)", *_magnitude(np.abs(spectrum).astype(np.float64))),
             ("phase", "phase", *_phase(spectrum)),
             ("impulse", "impulse\nresponse", *_impulse(impulse)),
         )
@@ -140,10 +143,10 @@ class _Layout:
             axes.text(-away / self.token, self.shape[0] / 2, words, ha="right", va="center", fontsize=7)
             if number == 0 or self.is_line:
                 self._labels(axes)
-            bottom -= _BETWEEN
+            bottom -= self.between
         if band.shares is not None:
             side = left + _LEFT + self.width + _BAR + 0.35
-            inches = (side, bottom + _BETWEEN, self.beside - 0.35, top - _TITLE - bottom - _BETWEEN)
+            inches = (side, bottom + self.between, self.beside - 0.35, top - _TITLE - bottom - self.between)
             self._shares(figure.add_axes(_share(inches, width, height), label="shares"), band.shares, inches)
 
     def _tiles(self, axes: Axes, values: np.ndarray, colours: Colormap, limits: Normalize) -> None:
@@ -231,7 +234,7 @@ def _magnitude(magnitude: np.ndarray) -> Drawn:
         return np.full_like(magnitude, -1), colormaps["viridis"], Normalize(-1, 0), ("1", "0")
     high = math.log10(most)
     # A few magnitudes that happen to be tiny must not take the colours from all others.
-    low = max(high - _DECADES, math.log10(max(np.quantile(magnitude, 0.005), most * 10**-_DECADES)))
+    low = max(high - _DECADES, math.log10(max(np.quantile(magnitude, 0.02), most * 10**-_DECADES)))
     low = min(low, high - 0.3)
     values = np.log10(np.maximum(magnitude, 10**low))
     return values, colormaps["viridis"], Normalize(low, high), (f"{most:.2g}", f"{10**low:.2g}")
