@@ -62,7 +62,7 @@ def test_earlier_files_are_refused_before_anything_else(command, refused, model_
         assert f"{name} is there already" in said
         assert "--overwrite" in said
         assert (folder / name).read_text() == "mine"
-        answer = command("visualize", "filters", model_folder, "--output-dir", folder, "--overwrite")
+        answer = command("visualize", "filters", model_folder, "--channels", 1, "--output-dir", folder, "--overwrite")
         assert answer.code == 0, answer.err
         assert (folder / name).read_bytes() != b"mine"
 
@@ -117,7 +117,8 @@ def test_bare_weights_need_their_name(command, refused, tmp_path):
 
 
 def test_an_adapted_model(command, adapted, tmp_path):
-    answer = command("visualize", "filters", adapted, "--output-dir", tmp_path / "out")
+    words = ("--layers", "0", "-1", "--channels", "2", "--output-dir", tmp_path / "out")
+    answer = command("visualize", "filters", adapted, *words)
     assert answer.code == 0, answer.err
     text = (tmp_path / "out/filters.html").read_text("utf-8")
     # As many tokens in a grid as in a line.
