@@ -283,3 +283,15 @@ def test_positional_words_and_switches():
 
 def test_a_list_may_stand_in_brackets_as_yaml_has_it(parse):
     assert parse("--sizes", "[3, 4]")["sizes"] == parse("--sizes", "3", "4")["sizes"] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    "words", ["a b --limit 3 --fast", "--limit 3 a b --fast", "--fast a --limit=3 b", "a --limit 3 b --fast"]
+)
+def test_several_words_may_stand_between_flags(words):
+    flags = Flags("prog", "")
+    flags.positional("first", "")
+    flags.positional("images", "", several=True, optional=True)
+    flags.value("limit", int, "")
+    flags.switch("fast", "")
+    assert flags.parse(words.split()) == {"first": "a", "images": ["b"], "limit": 3, "fast": True}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data import open_images, printable
 from ..errors import FreqFormerError
 from ..pages import Code, Section, Table, Text, picture_of
-from ..visualize.attention import block_label, draw_attention, measure_attention
+from ..visualize.attention import block_labels, draw_attention, measure_attention
 from ..visualize.bands import CUTOFFS, BandScores, Score, agreement, draw_bands, measure_bands
 from ..visualize.features import Progress
 from ..visualize.loading import load_network
@@ -76,11 +76,11 @@ def show_spectrum(
     ]
     how = (
         f"The mean over {_count(found)} of the log10 amplitude of the features' 2-D Fourier transform after each "
-        "block, averaged over channels and over rings of equal distance from the centre, less its value at frequency 0 (Park "
-        "and Kim, How Do Vision Transformers Work?, ICLR 2022). Frequencies are shares of the Nyquist frequency of the "
-        "block's own grid, which in a pyramid is coarser from stage to stage; the spectrum's corners, above 1, are "
-        "left out. The last panel is the mean of each curve above half the Nyquist frequency. SpectFormer's claim is "
-        "that early spectral layers carry the high frequencies and later attention the low."
+        "block, averaged over channels and over rings of equal distance from the centre, less its value at frequency 0 "
+        "(Park and Kim, How Do Vision Transformers Work?, ICLR 2022). Frequencies are shares of the Nyquist frequency "
+        "of the block's own grid, which in a pyramid is coarser from stage to stage; the spectrum's corners, above 1, "
+        "are left out. The last panel is the mean of each curve above half the Nyquist frequency. SpectFormer's claim "
+        "is that early spectral layers carry the high frequencies and later attention the low."
     )
     words = [*images, *(["--against", *against] if against else [])]
     tables = [Section("Numbers", [Table(rows)]), Section("Curves", [Table(curves)], folded=True)]
@@ -166,14 +166,14 @@ def show_attention(
         drawn = picture_of(draw_attention(picture, maps, query=query), f"attention on {name}")
         rows = [
             {
-                "block": block_label(one.name),
+                "block": label,
                 "module": one.name,
                 "heads": one.heads,
                 "grid": f"{one.grid[0]}x{one.grid[1]}",
                 "most looked at": float(one.overall.max() * one.overall.size),
                 "entropy": one.spread,
             }
-            for one in maps
+            for label, one in zip(block_labels([one.name for one in maps]), maps, strict=True)
         ]
         pictures.append(drawn)
         sections.append(Section(name, [*([drawn] if len(pictures) > 1 else []), Table(rows)]))

@@ -172,13 +172,17 @@ def _gradients(
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixels.clone().requires_grad_()
         grids = collect(model, pixels).grids
+        most = max(grid.shape[-1] for grid in grids)
+        signs = 2 * torch.randint(0, 2, (most,), generator=random) - 1
         maps, sizes = [], []
         for number, place in enumerate(chosen):
             grid = grids[place]
-            signs = (2 * torch.randint(0, 2, (grid.shape[-1],), generator=random) - 1).to(grid)
             at = grid[:, grid.shape[1] // 2, grid.shape[2] // 2]
             (gradient,) = torch.autograd.grad(
-                (at * signs).sum(), pixels, retain_graph=number < len(chosen) - 1, allow_unused=True
+                (at * signs[: grid.shape[-1]].to(at)).sum(),
+                pixels,
+                retain_graph=number < len(chosen) - 1,
+                allow_unused=True,
             )
             gradient = torch.zeros_like(pixels) if gradient is None else gradient
             maps.append(gradient.detach().abs().sum(dim=(0, 1)).double().cpu())
