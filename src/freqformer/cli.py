@@ -17,6 +17,7 @@ from .launchers import only_the_first_complains
 from .report_cli import report
 from .settings import as_yaml, settings_of_a_run, settings_of_an_adaptation, speaks
 from .terminal import in_batches, print_table, run_and_report, say, shown, written
+from .visualize_cli import visualize
 
 if TYPE_CHECKING:
     from .flags import Flags
@@ -387,6 +388,7 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "detect": (detect, "train, evaluate and use detectors of objects and their masks"),
     "segment": (segment, "train, evaluate and use models that give every pixel a class"),
     "report": (report, "write a run's page again, or compare several runs on one"),
+    "visualize": (visualize, "draw what a model has learned and what it looks at"),
     "bench": (_bench, "time operations, models, training steps, image sizes or loading against others"),
     "labelmaps": (_labelmaps, "make label maps of a training split with a teacher"),
     "convert": (_convert, "write any weight file as safetensors"),

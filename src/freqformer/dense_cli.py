@@ -1,20 +1,18 @@
 """The commands of detection and segmentation: train, eval and predict of each."""
 
-import difflib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .errors import FreqFormerError
 from .launchers import only_the_first_complains
 from .settings import settings_of_a_run, speaks
-from .terminal import print_table, run_and_report, shown, written
+from .terminal import dispatch, print_table, run_and_report, shown, written
 
 if TYPE_CHECKING:
     from .flags import Flags
 
-Command = Callable[["Flags", list[str]], int]
 # mmdetection's and mmsegmentation's names of flags.
 _SAME = {"--work-dir": "--output-dir", "--work_dir": "--output-dir"}
 _UNITS = ("images", "bad_images", "seconds", "images_per_second", "per_class", "data_problems")
@@ -27,7 +25,7 @@ def detect(flags: "Flags", words: list[str]) -> int:
         "eval": (_detect_eval, "evaluate a detector on a split: COCO's scores"),
         "predict": (_detect_predict, "find objects in images, draw them and write them down"),
     }
-    return _dispatch(flags, words, commands)
+    return dispatch(flags, [_spelt(word) for word in words], commands)
 
 
 def segment(flags: "Flags", words: list[str]) -> int:
@@ -37,24 +35,7 @@ def segment(flags: "Flags", words: list[str]) -> int:
         "eval": (_segment_eval, "evaluate a segmenter on a split"),
         "predict": (_segment_predict, "give the pixels of images classes, as masks and overlays"),
     }
-    return _dispatch(flags, words, commands)
-
-
-def _dispatch(flags: "Flags", words: list[str], commands: Mapping[str, tuple[Command, str]]) -> int:
-    from .flags import Flags
-
-    prog = flags.parser.prog
-    kind, *rest = words or ["--help"]
-    if kind in ("-h", "--help"):
-        print(f"usage: {prog} {'|'.join(commands)} [FLAGS]\n\n{flags.parser.description}\n")
-        print("\n".join(f"  {name:<8} {summary}" for name, (_, summary) in commands.items()))
-        return 0 if words else 2
-    if kind not in commands:
-        near = difflib.get_close_matches(kind, commands, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}"
-        raise FreqFormerError(f"there is no command {prog.partition(' ')[2]} {kind!r}: {hint}")
-    function, summary = commands[kind]
-    return function(Flags(f"{prog} {kind}", summary), [_spelt(word) for word in rest])
+    return dispatch(flags, [_spelt(word) for word in words], commands)
 
 
 def _spelt(word: str) -> str:

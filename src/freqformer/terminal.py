@@ -1,15 +1,52 @@
-"""What commands print: progress, tables, notes, the figures of a run."""
+"""What commands share: choosing one of several kinds, progress, tables, notes, the figures of a run."""
 
+import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import FreqFormerError
 from .settings import speaks
 
 if TYPE_CHECKING:
+    from .flags import Flags
     from .tasks import RunConfig
+
+
+Command = Callable[["Flags", list[str]], int]
+
+
+def dispatch(flags: "Flags", words: list[str], commands: Mapping[str, tuple[Command, str]]) -> int:
+    """Run the command that the first word names, such as `train` of `freqformer detect train`.
+
+    Args:
+        flags: of the command above it.
+        words: the words after that command.
+        commands: from a name to a function and what it does, in words.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        FreqFormerError: the first word names none of them.
+    """
+    from .flags import Flags
+
+    prog = flags.parser.prog
+    kind, *rest = words or ["--help"]
+    if kind in ("-h", "--help"):
+        print(f"usage: {prog} {'|'.join(commands)} [FLAGS]\n\n{flags.parser.description}\n")
+        width = max(map(len, commands))
+        print("\n".join(f"  {name:<{width}} {summary}" for name, (_, summary) in commands.items()))
+        return 0 if words else 2
+    if kind not in commands:
+        near = difflib.get_close_matches(kind, commands, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(commands)}"
+        raise FreqFormerError(f"there is no command {prog.partition(' ')[2]} {kind!r}: {hint}")
+    function, summary = commands[kind]
+    return function(Flags(f"{prog} {kind}", summary), rest)
 
 
 def say(notes: Sequence[str]) -> None:

@@ -105,8 +105,12 @@ class DynamicFilter(_Filters):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """Filter ``x`` (B, H, W, C) by the mixtures that ``context`` (B, H, W, C') chooses."""
-        scores = self.routing(context.mean(dim=(1, 2))).unflatten(1, (self.num_filters, -1))
-        return dynamic_filter(x, self.weight_for(x), scores.softmax(dim=1))
+        shares = self.shares(self.routing(context.mean(dim=(1, 2))))
+        return dynamic_filter(x, self.weight_for(x), shares)
+
+    def shares(self, scores: Tensor) -> Tensor:
+        """What the routing says (B, K C) as shares of the bank's filters, (B, K, C)."""
+        return scores.unflatten(1, (self.num_filters, -1)).softmax(dim=1)
 
 
 @register_notrace_module
