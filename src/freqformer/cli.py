@@ -3,11 +3,13 @@
 import difflib
 import io
 import json
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # A file's name may be bytes that are no text; they are printed as they are.
         sys.stdout.reconfigure(errors="surrogateescape")
     debug = "--debug" in words
+    logging.getLogger("freqformer").setLevel(logging.DEBUG if debug else logging.NOTSET)
     sys.exit(_run([word for word in words if word != "--debug"], debug))
 
 
@@ -377,6 +380,30 @@ def _quickstart(flags: "Flags", words: list[str]) -> int:
     return 0
 
 
+def _demo(flags: "Flags", words: list[str]) -> int:
+    flags.positional("checkpoint", "run, checkpoint or .onnx file; by default the quickstart's", optional=True)
+    flags.value("arch", str, "the model's name; only bare weights need it")
+    flags.value("host", str, "where to listen; other machines reach all but loopback, with --auth", default="127.0.0.1")
+    flags.value("port", int, "port to listen on; 0 is any free one", default=7860)
+    flags.value("auth", str, "USER:PASSWORD that visitors need; or set FREQFORMER_DEMO_AUTH, which nobody else sees")
+    args = flags.parse(words)
+    if find_spec("gradio") is None:
+        # Best told before anything is trained.
+        raise MissingExtra("gradio", _EXTRAS["gradio"])
+    from .demo import address, load, serve
+    from .tools.quickstart import FOLDER, is_finished, quickstart
+
+    where = address(args["host"], args["port"], args["auth"])
+    checkpoint = args["checkpoint"] or FOLDER
+    if args["checkpoint"] is None and is_finished():
+        say([f"no checkpoint is named: the quickstart in {FOLDER} it is"])
+    elif args["checkpoint"] is None:
+        say([f"no checkpoint is named: training the quickstart first, into {FOLDER}"])
+        quickstart()
+    serve(load(checkpoint, args["arch"]), where)
+    return 0
+
+
 _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "quickstart": (_quickstart, "train, evaluate and predict on handwritten digits"),
     "models": (_models, "list the models and their cost"),
@@ -389,6 +416,7 @@ _COMMANDS: dict[str, tuple[Callable[["Flags", list[str]], int], str]] = {
     "segment": (segment, "train, evaluate and use models that give every pixel a class"),
     "visualize": (visualize, "draw what a model has learned and what it looks at"),
     "report": (report, "write a run's page again, or compare several runs on one"),
+    "demo": (_demo, "show in a browser what a model sees in images and in their frequencies"),
     "bench": (_bench, "time operations, models, training steps, image sizes or loading against others"),
     "labelmaps": (_labelmaps, "make label maps of a training split with a teacher"),
     "convert": (_convert, "write any weight file as safetensors"),

@@ -85,7 +85,13 @@ def identify_number(prefix: str, row: int) -> str:
     return f"{prefix}/{row:06d}"
 
 
-def decode(source: str | Path | bytes, name: str, *, upright: bool = True) -> Image.Image:
+def decode(
+    source: str | Path | bytes,
+    name: str,
+    *,
+    upright: bool = True,
+    admit: Callable[[int, int], str | None] | None = None,
+) -> Image.Image:
     """Decode an image file to 8-bit RGB.
 
     The first frame is taken of an animation, transparency is dropped and 16-bit grey is scaled to 8 bits.
@@ -94,6 +100,7 @@ def decode(source: str | Path | bytes, name: str, *, upright: bool = True) -> Im
         source: a path, or the file's bytes.
         name: what an error calls the image.
         upright: apply the EXIF orientation.
+        admit: see `decode_with`.
 
     Returns:
         A loaded image of mode RGB.
@@ -101,16 +108,24 @@ def decode(source: str | Path | bytes, name: str, *, upright: bool = True) -> Im
     Raises:
         UnreadableImage: ``cannot read image NAME: reason``.
     """
-    return decode_with(lambda image: _to_rgb(turn_upright(image) if upright else image), source, name)
+    return decode_with(lambda image: _to_rgb(turn_upright(image) if upright else image), source, name, admit=admit)
 
 
-def decode_with(finish: Callable[[Image.Image], _Decoded], source: str | Path | bytes, name: str) -> _Decoded:
+def decode_with(
+    finish: Callable[[Image.Image], _Decoded],
+    source: str | Path | bytes,
+    name: str,
+    *,
+    admit: Callable[[int, int], str | None] | None = None,
+) -> _Decoded:
     """Open an image file and make something of its pixels.
 
     Args:
         finish: from the loaded image, its first frame, as it is stored; what it raises makes the image unreadable.
         source: a path, or the file's bytes.
         name: what an error calls the image.
+        admit: is asked with the width and height that the file's header tells, before any pixel is decoded; what it
+            says, other than None, is why the image is not read.
 
     Returns:
         What ``finish`` makes.
@@ -127,6 +142,8 @@ def decode_with(finish: Callable[[Image.Image], _Decoded], source: str | Path | 
             warnings.simplefilter("ignore")
             stream = io.BytesIO(source) if isinstance(source, bytes) else source
             with Image.open(stream, formats=_FORMATS) as image:
+                if admit is not None and (refusal := admit(*image.size)) is not None:
+                    raise UnreadableImage(name, refusal)
                 image.load()
                 return finish(image)
     except UnreadableImage:

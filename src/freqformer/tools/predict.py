@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 from timm.data import ImageNetInfo
+from torch import Tensor
 
 from ..data import EXTENSIONS, decode
 from ..errors import FreqFormerError
@@ -66,13 +67,28 @@ def predict(
     try:
         while batch := list(islice(sources, batch_size)):
             pixels = torch.stack([transform(open_source(source)) for source in batch]).to(device)
-            probabilities, indices = model(pixels).float().softmax(-1).topk(min(top_k, len(names)))
-            for source, values, chosen in zip(batch, probabilities.tolist(), indices.tolist(), strict=True):
+            for source, (values, chosen) in zip(batch, most_probable(model, pixels, top_k), strict=True):
                 name = f"image {len(predictions)}" if isinstance(source, Image.Image) else str(source)
                 predictions.append(Prediction(name, chosen, [names[i] for i in chosen], values))
     finally:
         model.train(was_training)
     return predictions
+
+
+def most_probable(model: Classifier, pixels: Tensor, top_k: int) -> list[tuple[list[float], list[int]]]:
+    """The probabilities and the indices of the most probable classes of prepared images.
+
+    Args:
+        model: a classifier in evaluation mode.
+        pixels: (B, 3, H, W), as the model's own preprocessing makes them.
+        top_k: classes of each image at most.
+
+    Returns:
+        For each image both lists, most probable first.
+    """
+    logits = model(pixels)
+    probabilities, indices = logits.float().softmax(-1).topk(min(top_k, logits.shape[-1]))
+    return list(zip(probabilities.tolist(), indices.tolist(), strict=True))
 
 
 def class_names(model: Classifier) -> list[str]:

@@ -1,5 +1,6 @@
 """The first ten minutes: train, evaluate and predict on real images that come with scikit-learn."""
 
+import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +13,9 @@ from ..engine import run
 from ..tasks import ClassificationConfig
 from ..tasks.pictures import draw_predictions
 from .predict import Prediction, predict
+
+FOLDER = "runs/quickstart"
+"""Where a quickstart goes, unless told otherwise."""
 
 
 def digits_config(output_dir: str) -> ClassificationConfig:
@@ -35,7 +39,7 @@ def digits_config(output_dir: str) -> ClassificationConfig:
     )
 
 
-def quickstart(output_dir: str = "runs/quickstart") -> dict[str, float]:
+def quickstart(output_dir: str = FOLDER) -> dict[str, float]:
     """Train on the digits, evaluate on the held-out ones, predict a few and say where everything lies.
 
     Args:
@@ -63,6 +67,15 @@ def quickstart(output_dir: str = "runs/quickstart") -> dict[str, float]:
         f"({time.monotonic() - started:.0f} s in all)"
     )
     return {"top1": top1, "train_seconds": metrics["train_seconds"]}
+
+
+def is_finished(output_dir: str = FOLDER) -> bool:
+    """Whether a folder holds a quickstart that came to its end."""
+    folder = Path(output_dir)
+    if not _is_repeat(digits_config(output_dir), folder) or not (folder / "model.safetensors").is_file():
+        return False
+    metrics = folder / "metrics.json"
+    return metrics.is_file() and "best" in json.loads(metrics.read_text())
 
 
 def _is_repeat(config: ClassificationConfig, folder: Path) -> bool:
