@@ -8,7 +8,7 @@ INSTALL := $(PIP) install --quiet --progress-bar off --constraint constraints.tx
 # A process a core, a thread each: that is faster than threads. A file's tests share their fixtures, so they stay together.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: quickstart test test-slow lint clean
+.PHONY: quickstart test test-slow lint docs clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/freqformer quickstart
@@ -24,6 +24,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in site/: what is missing or leads nowhere stops it.
+docs: $(VENV)/installed-test
+	$(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -37,4 +41,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -48,7 +48,8 @@ class Teacher:
 
     Args:
         model: what `load_teacher` returns; it follows the images to their device.
-        mean, std: the normalisation of the images it is given, of each channel.
+        mean: of each channel, which the images it is given are normalised by.
+        std: of each channel, likewise.
     """
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:

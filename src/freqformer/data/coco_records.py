@@ -107,7 +107,8 @@ def fill_sizes(root: str, files: list[str], sizes: np.ndarray, problems: Counter
 
     Args:
         root: the folder of the images.
-        files, sizes: see `Records`; the sizes are changed.
+        files: see `Records`.
+        sizes: see `Records`; they are changed.
         problems: where they are counted.
     """
     unknown = np.flatnonzero(sizes[:, 0] == 0)

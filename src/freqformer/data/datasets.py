@@ -122,7 +122,8 @@ def sweep_splits(name: str, path: str | Path | None = None) -> SweepSplits:
     """Which splits of a data set settings are tuned on, and which the best ones are trained and reported on.
 
     Args:
-        name, path: see `open_images`. With the path, an FGVC folder counts by the JSON files that it has.
+        name: see `open_images`.
+        path: see `open_images`; with it an FGVC folder counts by the JSON files that it has.
 
     Returns:
         VTAB's and FGVC's own splits; of Hugging Face those that are there, in VTAB's names or as train, validation

@@ -34,7 +34,8 @@ def detection_transform(
     Args:
         sizes: of the shorter side in pixels; one is drawn for each image.
         longest: the longest side in pixels.
-        hflip, vflip: probability of the horizontal and the vertical flip.
+        hflip: probability of the horizontal flip.
+        vflip: probability of the vertical flip.
         color_jitter: largest relative change of brightness, contrast and saturation.
         jitter_scale: smallest and largest factor by which the image is made larger or smaller than its size; what is
             larger is cut to that size at random (Ghiasi et al., CVPR 2021, where it is 0.1 to 2).

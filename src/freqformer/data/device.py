@@ -22,10 +22,14 @@ class DeviceAugmentation:
     All randomness follows torch's generators, which a training step has seeded.
 
     Args:
-        mean, std: of each channel, for pixels in 0..1.
-        aa: "rand-mM[-nN][-pP][-mstdS]-inc1" or "original", timm's policies of which torchvision has the operations;
-            "" or "none" is off. Each image has its own draws.
-        color_jitter, reprob, remode, recount: see `train_transform`.
+        mean: of each channel, for pixels in 0..1.
+        std: of each channel, likewise.
+        aa: ``"rand-mM[-nN][-pP][-mstdS]-inc1"`` or ``"original"``, timm's policies of which torchvision has the
+            operations; "" or "none" is off. Each image has its own draws.
+        color_jitter: see `train_transform`.
+        reprob: see `train_transform`.
+        remode: see `train_transform`.
+        recount: see `train_transform`.
 
     Raises:
         FreqFormerError: torchvision has no counterpart of the policy, or an argument is out of its range.

@@ -41,7 +41,8 @@ class Scenes:
     Args:
         classes: their names, without the ignored one.
         palette: their colours, uint8 (K, 3).
-        images, masks: paths.
+        images: their paths.
+        masks: the paths of their masks.
         rows: int64 (N,), the chosen ones of them.
         reader: what the masks' values mean.
         root: the folder that the images lie in; when it is gone, so are they all.
@@ -114,7 +115,8 @@ def open_scenes(
             ``trainannot``), ADE20K (``images/training``, ``annotations/training``), mmsegmentation
             (``img_dir/train``, ``ann_dir/train``) or ``images/train`` with ``masks/train`` or ``labels/train``.
         split: "train" ("training"), "val" ("validation"), "test" or another folder's name.
-        images, masks: the split's two folders, in place of a layout.
+        images: the split's folder of images, in place of a layout.
+        masks: its folder of masks.
         class_file: the classes' names and colours, see `read_class_file`; without one that is looked for in ``path``,
             and where there is none the classes are numbered up to the largest value in the masks.
         ignore_index: the value of pixels without a class; the class of that number is removed from the list.

@@ -61,12 +61,14 @@ def train_transform(
 
     Args:
         size: (H, W) of the result.
-        mean, std: of each channel, for pixels in 0..1.
+        mean: of each channel, for pixels in 0..1.
+        std: of each channel, likewise.
         interpolation: "nearest", "bilinear", "bicubic", "lanczos", or "random": bilinear or bicubic for each image.
         resize: "random" is a random crop resized, or for sizes up to 32 the padded image cropped at random; "crop" a
             random crop of the image that covers ``size / crop_pct``; "squash" the whole image, whatever its aspect.
         crop_pct: the side of the "crop" as a part of the resized image's, in (0, 1].
-        hflip, vflip: probability of the horizontal and the vertical flip.
+        hflip: probability of the horizontal flip.
+        vflip: probability of the vertical flip.
         aa: timm's policy, such as "rand-m9-mstd0.5-inc1", "augmix-m5-w4", "original"; "" or "none" is off.
         color_jitter: largest relative change of brightness, contrast and saturation, where ``aa`` is off.
         reprob: probability of erasing rectangles.
@@ -124,7 +126,9 @@ def random_erasing(reprob: float, remode: str, recount: int, device: str = "cpu"
     """timm's random erasing of normalised images, one (3, H, W) or a batch (Zhong et al., AAAI 2020).
 
     Args:
-        reprob, remode, recount: see `train_transform`.
+        reprob: see `train_transform`.
+        remode: see `train_transform`.
+        recount: see `train_transform`.
         device: where its noise is made.
 
     Raises:
@@ -150,7 +154,8 @@ def eval_transform(
 
     Args:
         size: (H, W) of the result.
-        mean, std: of each channel, for pixels in 0..1.
+        mean: of each channel, for pixels in 0..1.
+        std: of each channel, likewise.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
         crop_pct: the side of the centre crop as a part of the resized image's, in (0, 1].
         crop_mode: timm's word for how the image is resized: "center" keeps its aspect and covers the size, "squash"

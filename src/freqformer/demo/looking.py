@@ -69,7 +69,8 @@ def look(subject: Subject, image: Image.Image, low: float = 0.0, high: float = A
     Args:
         subject: the model.
         image: RGB.
-        low, high: the band to keep, as shares of the Nyquist frequency of what the model gets.
+        low: the least frequency to keep, as a share of the Nyquist frequency of what the model gets.
+        high: the greatest.
         score_thr: of a detector, the least score of what is drawn.
 
     Raises:

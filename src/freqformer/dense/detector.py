@@ -220,7 +220,8 @@ def create_detector(
         label_names: names of the classes.
         detector: ``"retinanet"``, ``"fasterrcnn"`` or ``"maskrcnn"``.
         size: shorter and longest side in pixels that images are resized to in evaluation; the aspect stays.
-        native_size, pretrained: see `make_backbone`.
+        native_size: see `make_backbone`.
+        pretrained: see `make_backbone`.
         backbone_weights: a classification checkpoint to start from.
         model_args: the backbone's own keywords.
         fpn_channels: channels of the levels; the heads' sizes follow them (1024 hidden units at 256).

@@ -144,7 +144,8 @@ def create_segmenter(
         label_names: names of the classes.
         decoder: one of ``DECODERS``; ``"fpn"`` is Semantic FPN (Kirillov et al., "Panoptic Feature Pyramid Networks",
             CVPR 2019).
-        native_size, pretrained: see `make_backbone`.
+        native_size: see `make_backbone`.
+        pretrained: see `make_backbone`.
         backbone_weights: a classification checkpoint to start from.
         model_args: the backbone's own keywords.
         decoder_args: the decoder's own keywords, which begin with ``decoder_``.

@@ -195,7 +195,8 @@ def validate(
     Args:
         task: what is evaluated.
         loader: batches, as ``evaluation_loader`` makes them.
-        precision, accelerator: Lightning's values, or "auto".
+        precision: Lightning's value, or "auto".
+        accelerator: Lightning's value, or "auto".
         bad: counts the images that cannot be read; by default none may.
 
     Returns:

@@ -61,7 +61,8 @@ def soft_distillation(logits: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """tau² times the divergence of the student's distribution from the teacher's, both softened by tau.
 
     Args:
-        logits, teacher: (B, classes).
+        logits: (B, classes).
+        teacher: its logits, (B, classes).
         tau: the temperature.
 
     Returns:

@@ -320,7 +320,15 @@ def balanced(counts: np.ndarray, power: float) -> Tensor:
 
     Returns:
         Float32 (K,).
+
+    Raises:
+        FreqFormerError: no class occurs at all.
     """
+    if not counts.any():
+        raise FreqFormerError(
+            "no mask of the training split can be read, or none has a class: check the masks and --ignore-index, "
+            "or give --class-balance 0"
+        )
     shares = counts / max(1, counts.sum())
     weights = np.where(counts > 0, np.maximum(shares, 1e-12) ** -power, 0.0)
     return torch.tensor(weights / (weights * shares).sum(), dtype=torch.float32)

@@ -20,7 +20,8 @@ def radius(height: int, width: int) -> Tensor:
     """The frequency of each bin of a half-spectrum, as a share of the Nyquist frequency.
 
     Args:
-        height, width: of the grid.
+        height: of the grid.
+        width: of the grid.
 
     Returns:
         (H, W//2+1), in the order of ``torch.fft.rfft2``, float64.
@@ -37,7 +38,8 @@ def band_pass(x: Tensor, low: float = 0.0, high: float = HIGHEST) -> Tensor:
 
     Args:
         x: real images or grids (..., H, W).
-        low, high: the band, as shares of the Nyquist frequency, both included; 0 to 1.415 is everything.
+        low: the least frequency, as a share of the Nyquist frequency.
+        high: the greatest, included as the least is; 0 to 1.415 is everything.
 
     Returns:
         A tensor of the shape and dtype of ``x``.
