@@ -23,7 +23,7 @@ from freqformer.tasks import ClassificationConfig
 from freqformer.tools.quickstart import digits_config
 
 PICTURES = Path(__file__).parent / "pictures"
-MOST_BYTES = 150_000
+MOST_BYTES = 140_000
 
 
 def plain_config(output_dir: str) -> ClassificationConfig:
@@ -46,16 +46,17 @@ def network(config: ClassificationConfig) -> freqformer.models.SpectralNet:
 
 
 def save(figure: Figure, name: str) -> None:
-    """Write a figure as a PNG of 256 colours, which is small."""
+    """Write a figure as a PNG, of 256 colours where more would make it large."""
     raw = io.BytesIO()
     figure.savefig(raw, format="png", dpi=100, bbox_inches="tight")
+    target = PICTURES / f"gallery-{name}.png"
     with Image.open(raw) as picture:
         small = picture.convert("RGB")
     small.thumbnail((1200, 1500))
-    small.quantize(256).save(PICTURES / f"gallery-{name}.png", optimize=True)
-    size = (PICTURES / f"gallery-{name}.png").stat().st_size
-    assert size < MOST_BYTES, f"{name} has {size} bytes"
-    print(f"gallery-{name}.png: {size // 1000} kB", flush=True)
+    small.save(target, optimize=True)
+    if target.stat().st_size > MOST_BYTES:
+        small.quantize(256).save(target, optimize=True)
+    print(f"{target.name}: {target.stat().st_size // 1000} kB", flush=True)
 
 
 def draw(runs: Path) -> None:

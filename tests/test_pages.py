@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 import pytest
 from matplotlib.figure import Figure
 
-from freqformer.pages import Code, Picture, Section, Table, Text, picture_of, write_page
+from freqformer.pages import Beside, Code, Picture, Section, Table, Text, picture_of, write_page
 
 HOSTILE = "<script>alert(1)</script> \" ' & \udcff $x$"
 
@@ -48,6 +48,12 @@ def test_a_page_needs_nothing_beside_itself(read):
     assert len(page.links) == 1
     assert page.links[0].startswith("data:image/png;base64,iVBOR")
     assert not {"script", "link", "iframe"} & set(page.tags)
+
+
+def test_pictures_side_by_side_lie_in_the_page(read):
+    page = read("runs", [Section("both", [Beside([Picture(b"\xff\xd8jpeg", HOSTILE), Picture(b"\x89PNG", "two")])])])
+    assert [link.partition(";")[0] for link in page.links] == ["data:image/jpeg", "data:image/png"]
+    assert "script" not in page.tags
 
 
 def test_numbers_and_gaps_of_a_table_are_readable(read):

@@ -35,6 +35,12 @@ def own_signals():
         signal.signal(number, handler)
 
 
+@pytest.fixture(autouse=True)
+def own_place(tmp_path_factory, monkeypatch):
+    """Without --output-dir runs and evaluations write below the current folder."""
+    monkeypatch.chdir(tmp_path_factory.mktemp("place"))
+
+
 @pytest.fixture
 def command(capfd):
     """Call the command line in this process."""

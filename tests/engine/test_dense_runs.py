@@ -141,8 +141,18 @@ def differing(folder, other, left_behind):
 
 # What a run leaves
 
-ALWAYS = ("config.yaml", "metrics.json", "curves.png", "predictions.png", "per_class.png", "per_class.csv")
-ALWAYS = (*ALWAYS, "model.safetensors", "config.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
+ALWAYS = ("config.yaml", "metrics.json", "curves.png", "best.png", "worst.png", "per_class.png", "per_class.csv")
+ALWAYS = (
+    *ALWAYS,
+    "report.html",
+    "environment.json",
+    "examples.csv",
+    "filters.png",
+    "model.safetensors",
+    "config.json",
+    "checkpoints/last.ckpt",
+    "checkpoints/best.ckpt",
+)
 
 
 @pytest.fixture(scope="session")
@@ -163,7 +173,7 @@ def whole(detection, segmentation, tmp_path_factory):
 def assert_complete(folder, results=()):
     for name in (*ALWAYS, *results):
         assert (folder / name).stat().st_size > 0, name
-    for name in ("curves.png", "predictions.png", "per_class.png"):
+    for name in ("curves.png", "best.png", "worst.png", "per_class.png", "filters.png"):
         with Image.open(folder / name) as picture:
             picture.load()
     metrics = metrics_of(folder)

@@ -76,7 +76,7 @@ def test_the_scores_are_pycocotools_of_the_written_files(detector, instances, tm
         for place, name in ((0, "AP"), (1, "AP50"), (2, "AP75"), (8, "AR")):
             assert figures[f"{prefix}{name}"] == pytest.approx(theirs.stats[place], abs=1e-6), (kind, name)
     assert figures["images"] == {"val": 5, "test": 8}[split]
-    for name in ("metrics.json", "per_class.csv", "per_class.png", "predictions.png"):
+    for name in ("metrics.json", "per_class.csv", "per_class.png", "best.png", "worst.png", "report.html"):
         assert (tmp_path / "out" / name).exists(), name
     written = json.loads((tmp_path / "out/metrics.json").read_text())
     assert written["AP"] == figures["AP"]

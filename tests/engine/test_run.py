@@ -109,6 +109,13 @@ def test_the_folder_holds_what_is_documented_and_no_leftovers(finished):
         "model.safetensors",
         "model_raw.safetensors",
         "config.json",
+        "report.html",
+        "environment.json",
+        "best.png",
+        "worst.png",
+        "examples.csv",
+        "per_class.csv",
+        "filters.png",
     }
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 

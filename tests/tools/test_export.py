@@ -265,6 +265,7 @@ def labelled(shots, tmp_path_factory):
 
 def test_eval_takes_the_file_for_the_checkpoint(command, model_folder, trained, labelled):
     words = ["--data-set", "FOLDER", "--data-path", labelled, "--num-workers", 0, "--json", "--precision", "32-true"]
+    words += ["--output-dir", "none"]
     ours, theirs = (command("eval", "--model-path", path, *words) for path in (model_folder, trained))
     assert theirs.code == 0, theirs.err
     ours, theirs = json.loads(ours.out), json.loads(theirs.out)

@@ -22,6 +22,7 @@ MADE = [
     "curves.png",
     "confusion.png",
     "predictions.png",
+    "report.html",
 ]
 
 

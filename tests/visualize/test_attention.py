@@ -92,7 +92,14 @@ def test_a_class_block_is_drawn_on_the_grid_it_pools(photo):
     assert maps[-1].query is None
     assert maps[-1].grid == model.grids((96, 128))[-1] == (3, 4)
     figure = attention(model, photo(96, 128))
-    assert any("class token" in axes.get_title() for axes in figure.axes)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert any(title.startswith("pool\nclass token") for title in titles)
+    assert any(title.startswith("stage 4, block 0") for title in titles)
+
+
+def test_one_grid_has_blocks_without_stages(photo):
+    titles = [axes.get_title() for axes in attention(create_model("test_freqformer"), photo()).axes]
+    assert any(title.startswith("block ") for title in titles)
 
 
 def test_the_picture_is_the_image_as_the_network_took_it(photo):

@@ -176,6 +176,8 @@ def _prepare(config: RunConfig, folder: Path, task: Task, checkpoint: Path | Non
     prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
     text = _settings(config, folder)
     write_whole(folder / CONFIG, lambda path: path.write_text(text))
+    # That of an earlier end says nothing of what is to come.
+    (folder / REPORT).unlink(missing_ok=True)
     record_start(folder, config.accelerator, precision, resumed=config.resume is not None)
 
 

@@ -133,7 +133,7 @@ def draw_curves(runs: Mapping[str, Run]) -> "Figure":
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     grid = figure.subplots(2, 2, sharey="row")
     for number, (what, run) in enumerate(runs.items()):
-        names = (run.monitor, "train/loss")
+        names = (run.monitor or "", "train/loss")
         seconds = 0.0
         times = [seconds := seconds + row.get("seconds", 0.0) for row in run.epochs]
         for axes, name in zip(grid, names, strict=True):

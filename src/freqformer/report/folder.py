@@ -83,7 +83,7 @@ class Run:
     @property
     def best_epoch(self) -> int | None:
         """The number of the epoch whose weights the run has kept."""
-        name = self.monitor
+        name = self.monitor or ""
         rows = [row for row in self.epochs if row.get(name) is not None]
         return max(rows, key=lambda row: row[name])["epoch"] if rows else None
 
@@ -140,11 +140,11 @@ def read_run(folder: Path) -> Run:
     known: dict[str, Any] = {"folder": folder, "metrics": metrics, "starts": starts if found else []}
     if config and config.keys() >= {"epochs", "batch_size"}:
         kind = _config_type(config)
-        again = ["freqformer", *kind.command.split(), "--config", str(folder / CONFIG), "--output-dir", "NEW"]
+        line = ["freqformer", *kind.command.split(), "--config", str(folder / CONFIG), "--output-dir", "NEW"]
         defaults = {name: _plain(value) for name, value in asdict(kind()).items()}
         changed = [name for name, value in config.items() if name in defaults and defaults[name] != value]
         changed = [name for name in changed if name not in _OUTPUT]
-        return Run(command=kind.command, settings=config, changed=changed, again=shlex.join(again), **known)
+        return Run(command=kind.command, settings=config, changed=changed, again=shlex.join(line), **known)
     if isinstance(evaluation.get("settings"), dict):
         again, changed = evaluation.get("command"), evaluation.get("changed", [])
         words = str(again).split()

@@ -10,12 +10,12 @@ from .sweep import is_sweep, write_sweep
 _RANKS = {
     "loss": ("the smallest loss", "the largest loss"),
     "F1": (
-        "the largest F1 of its detections (of a score above 0.5, right from an IoU of 0.5)",
-        "the smallest F1 of its detections",
+        "the largest F1 of their detections (of a score above 0.5, right from an IoU of 0.5)",
+        "the smallest F1 of their detections",
     ),
     "mIoU": (
-        "the largest mean IoU of the classes in its mask",
-        "the smallest mean IoU of the classes in its mask",
+        "the largest mean IoU of the classes in their masks",
+        "the smallest mean IoU of the classes in their masks",
     ),
 }
 # Tables of more rows are folded.

@@ -262,7 +262,8 @@ class Classification(Task):
                 true, predicted, probability = example.found
                 shown.append((image, names[predicted], probability, names[true]))
             if shown:
-                draw_predictions(*zip(*shown, strict=True), folder / f"{name}.png")  # type: ignore[arg-type]
+                images, predictions, probabilities, truth = zip(*shown, strict=True)
+                draw_predictions(images, predictions, probabilities, truth, folder / f"{name}.png")
 
     def keep(self, folder: Path) -> None:
         """Write each class's accuracy, and the images of the smallest and the largest losses."""

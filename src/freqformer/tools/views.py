@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data import open_images, printable
 from ..errors import FreqFormerError
 from ..pages import Code, Section, Table, Text, picture_of
-from ..visualize.attention import block_label, draw_attention, measure_attention
+from ..visualize.attention import block_labels, draw_attention, measure_attention
 from ..visualize.bands import CUTOFFS, BandScores, Score, agreement, draw_bands, measure_bands
 from ..visualize.features import Progress
 from ..visualize.loading import load_network
@@ -166,14 +166,14 @@ def show_attention(
         drawn = picture_of(draw_attention(picture, maps, query=query), f"attention on {name}")
         rows = [
             {
-                "block": block_label(one.name),
+                "block": label,
                 "module": one.name,
                 "heads": one.heads,
                 "grid": f"{one.grid[0]}x{one.grid[1]}",
                 "most looked at": float(one.overall.max() * one.overall.size),
                 "entropy": one.spread,
             }
-            for one in maps
+            for label, one in zip(block_labels([one.name for one in maps]), maps, strict=True)
         ]
         pictures.append(drawn)
         sections.append(Section(name, [*([drawn] if len(pictures) > 1 else []), Table(rows)]))

@@ -289,6 +289,7 @@ def draw_attention(
 
     count = min(len(maps), _MOST_PANELS)
     shown = [maps[place] for place in sorted({round(float(p)) for p in np.linspace(0, len(maps) - 1, count)})]
+    labels = block_labels([one.name for one in shown])
     height, width = picture.shape[:2]
     # The image itself comes first.
     columns = min(_PER_ROW, len(shown)) + 1
@@ -304,7 +305,7 @@ def draw_attention(
     figure.supxlabel("figures: the map's smallest and largest value, in multiples of equal attention", fontsize=8)
     for number, one in enumerate(shown):
         top, column = 2 * (number // (columns - 1)), 1 + number % (columns - 1)
-        name = block_label(one.name)
+        name = labels[number]
         what = "class token" if one.by_class else "all tokens"
         _overlay(panels[top, column], picture, one.overall, f"{name}\n{what}")
         if one.query is not None:
@@ -323,12 +324,19 @@ def _overlay(axes: "Axes", picture: np.ndarray, values: np.ndarray, title: str) 
     axes.set_title(f"{title}, {low:.2g} to {high:.2g}", fontsize=8)
 
 
-def block_label(name: str) -> str:
-    """A module's name in a few words: ``stages.2.blocks.1.token_mixer`` is stage 3, block 1."""
-    stage, block = re.search(r"stages\.(\d+)", name), re.search(r"blocks\.(\d+)", name)
-    if block is None:
-        return name.rpartition(".")[0] or name
-    return f"stage {int(stage[1]) + 1}, block {block[1]}" if stage else f"block {block[1]}"
+def block_labels(names: Sequence[str]) -> list[str]:
+    """Modules' names in a few words: of a pyramid ``stages.2.blocks.1.token_mixer`` is stage 3, block 1."""
+    stages = [re.search(r"stages\.(\d+)", name) for name in names]
+    blocks = [re.search(r"blocks\.(\d+)", name) for name in names]
+    pyramid = any(stage is not None and stage[1] != "0" for stage in stages)
+    labels = []
+    for name, stage, block in zip(names, stages, blocks, strict=True):
+        if block is None:
+            labels.append(name.rpartition(".")[0] or name)
+        else:
+            before = f"stage {int(stage[1]) + 1}, " if pyramid and stage else ""
+            labels.append(f"{before}block {block[1]}")
+    return labels
 
 
 def _mark(axes: "Axes", query: tuple[float, float], grid: Grid) -> None:

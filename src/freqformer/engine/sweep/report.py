@@ -6,6 +6,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ...checkpoints import write_whole
+from ...report.folder import REPORT
+from ...report.sweep import PICTURE, TABLE, write_sweep
 from .config import SweepConfig
 from .results import GROUPS, OTHER, TaskResult, means, score
 
@@ -14,16 +16,17 @@ _COLOURS = {"Natural": "tab:green", "Specialised": "tab:orange", "Structured": "
 
 
 def write_report(config: SweepConfig, folder: Path, results: list[TaskResult]) -> None:
-    """Write ``results.csv``, ``results.md`` and ``results.png``.
+    """Write ``results.csv``, ``results.md``, ``results.png`` and ``report.html``.
 
     Raises:
         FreqFormerError: they cannot be written.
     """
     write_whole(folder / "results.csv", lambda path: _write_csv(path, results))
     text = page(config, results)
-    write_whole(folder / "results.md", lambda path: path.write_text(text, encoding="utf-8"))
+    write_whole(folder / TABLE, lambda path: path.write_text(text, encoding="utf-8"))
     if any(result.runs for result in results):
-        write_whole(folder / "results.png", lambda path: _draw(path, results))
+        write_whole(folder / PICTURE, lambda path: _draw(path, results))
+    write_sweep(folder, folder / REPORT)
 
 
 def _write_csv(path: Path, results: list[TaskResult]) -> None:
