@@ -22,6 +22,8 @@ SMALL = {
     "segment train": f"--arch test_gfnet_h --input-size 32 48 --decoder-args.decoder_pyramid_channels 16 {SHORT}",
 }
 """What is put after a command of training."""
+EXPORTED = "export --model-path runs/photos --dynamic-size photos.onnx"
+"""A command of several pages, which takes its time."""
 
 
 def call(*words):
@@ -85,6 +87,7 @@ def workplace(miniature, tmp_path_factory):
         ):
             kind = " ".join(word for word in words.split()[:2] if not word.startswith("--"))
             assert call(*words.split(), *SMALL[kind].split(), "--output-dir", folder) == 0
+        assert call(*EXPORTED.split()) == 0
     finally:
         os.chdir(before)
     shutil.copytree(root / "runs/photos", root / "runs/mine")

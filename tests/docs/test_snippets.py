@@ -58,6 +58,10 @@ RULES: list[tuple[str, Run | Read]] = [
     (r"FASHION_MNIST|runs/fashion|CIFAR10 --data-path (?!cifar10)", Read("it is a record of a run of many minutes")),
     (r"sup_vitb16_imagenet21k", Read("a ViT-B and its weights; tests/engine/test_adapt.py runs test_vit")),
     (r"stanford_cars|data-path coco", Read("the data set's own layout; tests/data has it in miniature")),
+    (
+        r"^freqformer export --model-path runs/photos --dynamic-size photos\.onnx$",
+        Read("conftest.py runs it once for all pages"),
+    ),
     (r"^freqformer train .*--resume", Run()),
     (r"^freqformer train .*--data-set CIFAR10", Run("--arch freqformer_n --data-set DIGITS")),
     (r"^freqformer train .*--finetune gfnet-xs.pth", Run("--arch gfnet_xs --input-size 64")),
