@@ -387,13 +387,21 @@ def execute(block, names):
         module = ast.Module([statement], type_ignores=[])
         with contextlib.redirect_stdout(said):
             exec(compile(module, here, "exec"), names)
-        comment = lines[statement.end_lineno - 1][statement.end_col_offset :].partition("# ")[2]
-        if comment and lines[statement.lineno - 1].startswith("print("):
-            options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-            assert doctest.OutputChecker().check_output(comment + "\n", said.getvalue(), options), (
-                here,
-                said.getvalue(),
-            )
+        parts = lines[statement.lineno - 1 : statement.end_lineno]
+        comments = {
+            line.partition("  # ")[2] for line in parts if line.lstrip().startswith("print(") and "  # " in line
+        }
+        if comments:
+            # In a loop a comment is what each turn prints.
+            printed = said.getvalue().splitlines()
+            assert all(any(says(line, comment) for comment in comments) for line in printed), (here, printed, comments)
+            assert all(any(says(line, comment) for line in printed) for comment in comments), (here, printed, comments)
+
+
+def says(line, comment):
+    """Whether a line of output is what a comment says, where ``...`` is anything."""
+    options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    return doctest.OutputChecker().check_output(comment + "\n", line + "\n", options)
 
 
 def test_what_is_made_smaller_stands_in_its_page():
