@@ -207,6 +207,7 @@ def test_a_papers_evaluation_line_means_the_same(resolved, arch):
         data_set="IMNET",
         batch_size=128,
         input_size=None,
+        output_dir="auto",
     )
     more = "--seed 3 --num_workers 10 --pin-mem --inat-category name -b 7"
     more = resolved("eval", *line.split(), *more.split())

@@ -193,6 +193,7 @@ def values_of(type_):
     words = st.text("abcé09 /-_.$'\"", min_size=1).filter(lambda word: word.strip() == word and set(word) - set("-."))
     kinds = {str: words, int: st.integers(-9, 10**6), float: st.floats(0, 1), bool: st.booleans()}
     kinds |= {type(None): st.none(), tuple[int, int]: st.tuples(st.integers(1, 999), st.integers(1, 999))}
+    kinds |= {tuple[float, float]: st.tuples(st.floats(0, 1), st.floats(0, 1))}
     return st.one_of([kinds[choice] for choice in get_args(type_) or [type_]]) if type_ not in kinds else kinds[type_]
 
 

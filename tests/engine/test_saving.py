@@ -44,7 +44,7 @@ def killed_in(monkeypatch):
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2}, {"accumulate": 4}])
-@pytest.mark.parametrize("step", [4, STEPS + 3])
+@pytest.mark.parametrize("step", [4, pytest.param(STEPS + 3, marks=pytest.mark.slow)])
 def test_what_the_clock_saved_resumes_exactly(tiny, tmp_path, killed_in, left_behind, changes, step):
     run(tiny(tmp_path / "whole", **changes))
     disarm = killed_in(step)

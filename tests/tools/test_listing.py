@@ -8,6 +8,7 @@ from freqformer.models import model_names
 from freqformer.tools import list_models
 
 
+@pytest.mark.slow
 def test_the_table_names_every_model(command):
     answer = command("models")
     assert answer.code == 0, answer.err

@@ -212,7 +212,7 @@ class Classification(Task):
         self.val_loss.update(losses)
         self.val_metrics.update(logits, target)
         self.confusion.update(logits, target)
-        if self.val is not None and isinstance(batch, dict):
+        if self.val is not None and isinstance(batch, dict) and "index" in batch:
             self._watch(batch["index"], losses, logits, target)
         self.log("val/loss", self.val_loss)
         self.log_dict(self.val_metrics, prog_bar=True)
@@ -225,8 +225,10 @@ class Classification(Task):
     def _watch(self, indices: Any, losses: Tensor, logits: Tensor, target: Tensor) -> None:
         """Keep the images of the smallest and the largest losses."""
         probabilities, predicted = logits.softmax(-1).max(-1)
-        columns = (losses, torch.as_tensor(indices), target, predicted, probabilities)
-        for loss, index, *found in zip(*(column.tolist() for column in columns), strict=True):
+        # One copy from the device, not one for each.
+        columns = torch.stack([column.float() for column in (losses, probabilities, target, predicted)]).tolist()
+        for index, loss, probability, *classes in zip(torch.as_tensor(indices).tolist(), *columns, strict=True):
+            found = [*map(int, classes), probability]
             self._extremes.add(loss, index, lambda found=found: found)  # type: ignore[misc]
 
     def per_class(self) -> list[dict[str, Any]]:
