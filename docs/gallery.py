@@ -1,6 +1,7 @@
-"""The pictures of visualise.md: `python docs/gallery.py` trains two small networks on digits and draws them.
+"""The pictures of visualise.md, drawn of two small networks whose weights lie in docs/gallery.
 
-It takes some minutes on two cores. `--runs FOLDER` keeps the runs, and uses those that are there.
+`python docs/gallery.py` draws them;
+`python docs/gallery.py --train` trains the networks first, on handwritten digits.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
+import torch
 
 matplotlib.use("agg")
 
@@ -18,38 +20,42 @@ from PIL import Image
 
 import freqformer
 from freqformer import visualize
+from freqformer.checkpoints import read_description, read_weights, save_weights
 from freqformer.data import open_images
 from freqformer.tasks import ClassificationConfig
 from freqformer.tools.quickstart import digits_config
 
-PICTURES = Path(__file__).parent / "pictures"
+HERE = Path(__file__).parent
+PICTURES = HERE / "pictures"
+WEIGHTS = HERE / "gallery"
 MOST_BYTES = 140_000
 
 
 def plain_config(output_dir: str) -> ClassificationConfig:
-    """The quickstart's network, a shorter training."""
-    return replace(digits_config(output_dir), epochs=8, warmup_epochs=1, num_workers=0)
+    """The quickstart's network and training."""
+    return replace(digits_config(output_dir), num_workers=0)
 
 
 def dynamic_config(output_dir: str) -> ClassificationConfig:
     """A tiny DFFormer, whose filters are mixtures."""
-    changes = {"arch": "test_dfformer", "model_args": {}, "input_size": 32, "epochs": 5}
+    changes = {"arch": "test_dfformer", "model_args": {}, "input_size": 32, "epochs": 30, "lr": 1e-2}
     return replace(plain_config(output_dir), **changes)
 
 
-def network(config: ClassificationConfig) -> freqformer.models.SpectralNet:
-    """The network of a run, trained where it is not there yet."""
-    assert config.output_dir is not None
-    if not (Path(config.output_dir) / "model.safetensors").is_file():
-        freqformer.train(config)
-    return freqformer.load_model(config.output_dir)
+def train() -> None:
+    """Train both networks, and keep their weights in half precision."""
+    for name, config_for in (("digits", plain_config), ("dynamic", dynamic_config)):
+        with tempfile.TemporaryDirectory() as folder:
+            freqformer.train(config_for(f"{folder}/run"))
+            state = {key: value.half() for key, value in read_weights(f"{folder}/run").items()}
+            save_weights(WEIGHTS / f"{name}.safetensors", state, read_description(f"{folder}/run"))
 
 
-def save(figure: Figure, name: str) -> None:
+def save(figure: Figure, name: str, folder: Path) -> None:
     """Write a figure as a PNG, of 256 colours where more would make it large."""
     raw = io.BytesIO()
     figure.savefig(raw, format="png", dpi=100, bbox_inches="tight")
-    target = PICTURES / f"gallery-{name}.png"
+    target = folder / f"gallery-{name}.png"
     with Image.open(raw) as picture:
         small = picture.convert("RGB")
     small.thumbnail((1200, 1500))
@@ -59,26 +65,24 @@ def save(figure: Figure, name: str) -> None:
     print(f"{target.name}: {target.stat().st_size // 1000} kB", flush=True)
 
 
-def draw(runs: Path) -> None:
-    """Train, and draw."""
+def draw(folder: Path = PICTURES) -> None:
+    """Draw all pictures into a folder."""
     held_out = open_images("DIGITS", None, "val")
     images = [held_out.load(i) for i in range(0, 160, 5)]
-    plain = network(plain_config(str(runs / "digits")))
-    dynamic = network(dynamic_config(str(runs / "dynamic")))
-    untrained = freqformer.create_model(
-        "freqformer_n", num_classes=10, img_size=16, **plain_config("unused").model_args
-    ).eval()
-    save(visualize.filters(plain, channels=8), "filters")
-    save(visualize.mixtures(dynamic, images[:8]), "mixtures")
-    save(visualize.spectrum({"trained": plain, "untrained": untrained}, images), "spectrum")
-    save(visualize.response(plain, images), "response")
-    save(visualize.attention(plain, images[1]), "attention")
-    save(visualize.bands(visualize.agreement(plain, images)), "bands")
+    plain, dynamic = (freqformer.load_model(WEIGHTS / f"{name}.safetensors") for name in ("digits", "dynamic"))
+    torch.manual_seed(0)
+    untrained = freqformer.create_model("freqformer_n", num_classes=10, img_size=16, **plain_config("").model_args)
+    save(visualize.filters(plain, channels=8), "filters", folder)
+    save(visualize.mixtures(dynamic, images[:8]), "mixtures", folder)
+    save(visualize.spectrum({"trained": plain, "untrained": untrained.eval()}, images), "spectrum", folder)
+    save(visualize.response(plain, images), "response", folder)
+    save(visualize.attention(plain, images[1]), "attention", folder)
+    save(visualize.bands(visualize.agreement(plain, images)), "bands", folder)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, help="where the two runs are kept")
-    chosen = parser.parse_args().runs
-    with tempfile.TemporaryDirectory() as passing:
-        draw(chosen or Path(passing))
+    parser.add_argument("--train", action="store_true", help="train the networks anew")
+    if parser.parse_args().train:
+        train()
+    draw()
