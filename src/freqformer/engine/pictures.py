@@ -31,6 +31,9 @@ def draw_curves(history: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(set(epochs)) == 1:
+            # A lone point would be spread over hundredths of an epoch.
+            axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
