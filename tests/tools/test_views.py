@@ -60,6 +60,14 @@ def test_several_models_stand_side_by_side(checkpoint, images, tmp_path):
     assert "<td>other</td>" in text
 
 
+@pytest.mark.parametrize("spelling", ["run", "./run/", "images/../run", "link"])
+def test_a_checkpoint_is_not_compared_with_itself(checkpoint, images, tmp_path, capsys, monkeypatch, spelling):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(checkpoint, target_is_directory=True)
+    assert _run(["visualize", "spectrum", "run", "images", "--against", spelling], debug=False) == 2
+    assert "named twice" in capsys.readouterr().err
+
+
 def test_response_needs_no_images(checkpoint, tmp_path):
     assert _run(["visualize", "response", str(checkpoint), "--output-dir", str(tmp_path / "out")], debug=True) == 0
 
@@ -105,7 +113,6 @@ def test_bands_of_detectors_and_segmenters(request, tmp_path, make, data, measur
         ("bands", ["--data-set", "DIGITS", "--limit", "0"], "--limit must be at least 1"),
         ("bands", ["images", "--cutoffs", "3"], "cutoffs are shares"),
         ("attention", ["images", "--query", "2", "0"], "two shares"),
-        ("spectrum", ["images", "--against", "run"], "named twice"),
     ],
 )
 def test_refusals_are_one_line_and_write_nothing(

@@ -319,7 +319,8 @@ def _band_rows(measured: Mapping[str, BandScores]) -> list[dict[str, Any]]:
 def _named(paths: Sequence[str]) -> dict[str, str]:
     """Short names for checkpoints: their folder's or file's, with what comes above where two are alike."""
     parts = {path: Path(path).resolve().parts for path in paths}
-    if len(parts) < len(paths):
+    # One may be spelt in several ways.
+    if len(set(parts.values())) < len(paths):
         raise FreqFormerError("a checkpoint is named twice: name each once")
     length = 1
     while len({tuples[-length:] for tuples in parts.values()}) < len(parts):
