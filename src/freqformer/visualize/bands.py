@@ -9,6 +9,7 @@ from torch import nn
 
 from ..adapters.backbone import in_evaluation
 from ..errors import FreqFormerError
+from ..tasks.pictures import add_legend, plain
 from .features import Progress, Source, batches, is_dense, run
 from .frequencies import HIGHEST, band_pass
 
@@ -140,8 +141,8 @@ def draw_bands(measured: Mapping[str, BandScores], chance: float | None = None) 
         if chance is not None:
             handles.append(axes.axhline(chance, color="0.3", linestyle=":", linewidth=1.2, label="chance"))
         if len(measured) > 1:
-            handles += [Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(measured)]
-        axes.legend(handles=handles, fontsize=8)
+            handles += [Line2D([], [], color=f"C{number}", label=plain(name)) for number, name in enumerate(measured)]
+        add_legend(axes, handles, 8)
         axes.set_xlabel("cutoff f (share of the Nyquist frequency)")
         axes.set_ylabel(measure)
         axes.set_xlim(0, None)
