@@ -83,7 +83,7 @@ def _bands(flags: "Flags", words: list[str]) -> int:
     flags.value("data_set", str, "the labelled images, named as in `freqformer eval`; of a classifier alone")
     flags.value("data_path", str, "the folder the data set lies in")
     flags.value("split", str, "which split of it", default="val")
-    flags.value("limit", int, "images of it, of a fixed shuffled order", default=500)
+    flags.value("limit", int, "images at most: of a data set of a fixed shuffled order, of others evenly chosen", default=500)
     flags.value("num_workers", int, "processes that load them", default=2)
     flags.value("cutoffs", list[float], "shares of the Nyquist frequency to cut at; by default ten from 0.05 to 1")
     flags.value("against", list[str], "further checkpoints, drawn beside it", default=[])

@@ -68,6 +68,18 @@ def test_a_checkpoint_is_not_compared_with_itself(checkpoint, images, tmp_path, 
     assert "named twice" in capsys.readouterr().err
 
 
+def test_bands_of_many_images_takes_some_and_says_so(checkpoint, images, tmp_path, capsys):
+    for number in range(2, 6):
+        (images / f"{number}.png").write_bytes((images / "0.png").read_bytes())
+    # Those between are not read.
+    (images / "1.png").write_text("no picture")
+    words = ["--cutoffs", "0.5", "--limit", "3", "--output-dir", str(tmp_path / "out")]
+    assert _run(["visualize", "bands", str(checkpoint), str(images), *words], debug=True) == 0
+    text = re.sub(r"\s+", " ", (tmp_path / "out" / "bands.html").read_text())
+    assert "3 of 6 images, evenly chosen" in text
+    assert "--limit 3" in text
+
+
 def test_response_needs_no_images(checkpoint, tmp_path):
     assert _run(["visualize", "response", str(checkpoint), "--output-dir", str(tmp_path / "out")], debug=True) == 0
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..data import open_images, printable
 from ..errors import FreqFormerError
 from ..pages import Code, Section, Table, Text, picture_of
+from ..tasks import require
 from ..visualize.attention import block_labels, draw_attention, measure_attention
 from ..visualize.bands import CUTOFFS, BandScores, Score, agreement, draw_bands, measure_bands
 from ..visualize.features import Progress
@@ -224,7 +225,7 @@ def show_bands(
         data_set: of labelled images, in their place; of a detector or a segmenter there is only one kind.
         data_path: the folder it lies in.
         split: of it.
-        limit: take this many images of it.
+        limit: take this many images at most, of several in the order of their names every so-manieth.
         num_workers: processes that load them.
         cutoffs: shares of the Nyquist frequency; by default ten from 0.05 to 1.
 
@@ -237,23 +238,27 @@ def show_bands(
     labelled = data_set is not None or data_path is not None
     if labelled and images:
         raise FreqFormerError("bands takes images, or a data set with --data-set and --data-path: not both")
+    require(limit >= 1, "--limit", "at least 1", limit)
     found = list(find_images(images))
     both = targets("bands", output_dir, overwrite=overwrite, inputs=found)
     if not labelled and not found:
         raise FreqFormerError("bands needs images, or a data set with --data-set and --data-path")
+    # All are in memory at once.
+    taken = found if len(found) <= limit else [found[number * len(found) // limit] for number in range(limit)]
     chosen = CUTOFFS if cutoffs is None else tuple(cutoffs)
     data = {"data_set": data_set, "data_path": data_path, "split": split, "limit": limit, "num_workers": num_workers}
     scores: dict[str, Score] = {}
     for name, path in _named([checkpoint, *against]).items():
         model, task = load_network(path, arch)
-        scores[name] = _evaluation(task, path, arch, data) if labelled else agreement(model, found)
+        scores[name] = _evaluation(task, path, arch, data) if labelled else agreement(model, taken, progress=progress)
     measured = {name: measure_bands(score, chosen, progress=progress) for name, score in scores.items()}
     measures = {measure for one in measured.values() for measure in one.whole}
     if any(set(one.whole) != measures for one in measured.values()):
         raise FreqFormerError("models of several tasks have no score in common: draw their bands apart")
     chance = _chance(data_set, data_path, split) if measures == {_TOP1} else None
     figure = draw_bands(_untitled(measured), chance)
-    what = f"at most {limit} images of the split {split}" if labelled else _count(found)
+    some = _count(found) if len(taken) == len(found) else f"{limit} of {_count(found)}, evenly chosen"
+    what = f"at most {limit} images of the split {split}" if labelled else some
     how = (
         f"Each score on {what}, whose frequencies above (low-pass) or below (high-pass) a cutoff were removed by a "
         "Fourier transform; the mean always stays. A classifier's images are filtered as they enter the network, so "
@@ -263,7 +268,8 @@ def show_bands(
     words = [*images]
     for flag, value in (("--data-set", data_set), ("--data-path", data_path)):
         words += [flag, value] if value is not None else []
-    words += ["--split", split, "--limit", str(limit)] if labelled else []
+    words += ["--split", split] if labelled else []
+    words += ["--limit", str(limit)] if labelled or len(taken) < len(found) else []
     words += ["--cutoffs", *map(str, chosen)] if chosen != CUTOFFS else []
     words += ["--against", *against] if against else []
     tables = [Section("Numbers", [Table(_band_rows(measured))])]

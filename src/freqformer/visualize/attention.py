@@ -225,10 +225,11 @@ def _map(caught: _Caught, grid: Grid | None, query: tuple[float, float], has_cla
     at: dict[int, np.ndarray] = {}
     entropy, right = 0.0, True
     mixed = caught.parts["mixed"].reshape(-1, heads * v.shape[-1]).float()
+    tolerance = max(1e-2, 4 * torch.finfo(caught.parts["mixed"].dtype).eps)
     scale = float(getattr(caught.module, "scale", q.shape[-1] ** -0.5))
     for part, weights in softmax_chunks(q, k, scale):
         again = (weights @ v.float()).transpose(0, 1).flatten(1)
-        right = right and _same(again, mixed[part] if len(mixed) == q.shape[1] else mixed)
+        right = right and _same(again, mixed[part] if len(mixed) == q.shape[1] else mixed, tolerance)
         received += weights.double().sum(dim=(0, 1)).cpu()
         entropy -= float(torch.special.xlogy(weights, weights).double().sum())
         for place in {0, chosen} & set(range(part.start, part.stop)):
@@ -250,12 +251,12 @@ def _map(caught: _Caught, grid: Grid | None, query: tuple[float, float], has_cla
     )
 
 
-def _same(again: Tensor, mixed: Tensor) -> bool:
-    """Whether what was made again is what the network went on with, up to half precision."""
+def _same(again: Tensor, mixed: Tensor, tolerance: float) -> bool:
+    """Whether what was made again is what the network went on with, up to a share of the largest."""
     if again.shape != mixed.shape:
         return False
     scale = float(mixed.abs().max())
-    return float((again - mixed).abs().max()) <= 1e-2 * scale + 1e-6
+    return float((again - mixed).abs().max()) <= tolerance * scale + 1e-6
 
 
 def _unknown(caught: _Caught) -> FreqFormerError:

@@ -82,12 +82,14 @@ def measure_bands(score: Score, cutoffs: Sequence[float] = CUTOFFS, *, progress:
     return BandScores(chosen, whole, others[: len(chosen)], others[len(chosen) :])
 
 
-def agreement(model: nn.Module, images: Source | Sequence[Source]) -> Score:
+def agreement(model: nn.Module, images: Source | Sequence[Source], *, progress: Progress = iter) -> Score:
     """How much of a classifier's answers on images is left on a band of them, where no labels are known.
 
     Args:
         model: a classifier.
-        images: PIL images or paths; the model prepares them itself, and what it takes is filtered.
+        images: PIL images or paths; the model prepares them itself, and what it takes is filtered. All are in memory
+            at once (of 224x224 pixels 0.6 MB each): of very many, give some.
+        progress: passes on a sequence and shows how far it is, as the whole images are classified.
 
     Returns:
         A score of two measures: the share of the images whose class stays the same, and the mean probability of the
@@ -100,9 +102,11 @@ def agreement(model: nn.Module, images: Source | Sequence[Source]) -> Score:
         raise FreqFormerError("bands of a detector or a segmenter needs annotated images: give --data-path")
     if getattr(model, "num_classes", 0) < 1:
         raise FreqFormerError("bands needs a model with classes: this one has no classifier")
-    prepared = list(batches(model, images))
+    prepared, classes = [], []
     with torch.no_grad(), in_evaluation(model):
-        classes = [run(model, pixels).argmax(-1) for pixels in prepared]
+        for pixels in batches(model, images, progress):
+            prepared.append(pixels)
+            classes.append(run(model, pixels).argmax(-1))
 
     @torch.no_grad()
     def score(low: float, high: float) -> dict[str, float]:
