@@ -36,12 +36,15 @@ def _filters(flags: "Flags", words: list[str]) -> int:
     _common(flags)
     flags.value("layers", list[str], "spectral layers by number (0 is the first, -1 the last) or name; by default all")
     flags.value("channels", int, "channels of each layer at most", default=16)
+    flags.value("channel_numbers", list[int], "in their place, channels by number")
     flags.value(
         "order", str, "which channels: energy (the strongest first), index (the first) or random", default="energy"
     )
     flags.value("seed", int, "what random channels are drawn with", default=0)
     flags.value("images", list[str], "images that show which mixtures dynamic filters choose")
     args = flags.parse(words)
+    numbers = args.pop("channel_numbers")
+    args["channels"] = args["channels"] if numbers is None else numbers
     from .tools.visualize import show_filters
 
     for path in show_filters(args.pop("checkpoint"), **args, progress=shown("drawing")):

@@ -1,7 +1,6 @@
 """What a checkpoint does with images, as pictures and pages: spectrum, response, attention and bands."""
 
 import io
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import open_images, printable
 from ..errors import FreqFormerError
-from ..pages import Code, Section, Table, Text, picture_of
+from ..pages import Section, Table, Text, picture_of
 from ..tasks import require
 from ..visualize.attention import block_labels, draw_attention, measure_attention
 from ..visualize.bands import CUTOFFS, BandScores, Score, agreement, draw_bands, measure_bands
@@ -18,7 +17,7 @@ from ..visualize.loading import load_network
 from ..visualize.response import SHARES, draw_response, measure_response
 from ..visualize.spectrum import draw_spectrum, measure_spectrum
 from .predict import find_images
-from .visualize import targets, write_both
+from .visualize import repeat_section, targets, write_both
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -196,7 +195,7 @@ def show_attention(
         [
             _first("attention", pictures[0], how),
             *sections,
-            _repeat_section("attention", _repeat(checkpoint, words, arch)),
+            repeat_section("attention", _repeat(checkpoint, words, arch)),
         ],
     )
 
@@ -261,9 +260,10 @@ def show_bands(
     what = f"at most {limit} images of the split {split}" if labelled else some
     how = (
         f"Each score on {what}, whose frequencies above (low-pass) or below (high-pass) a cutoff were removed by a "
-        "Fourier transform; the mean always stays. A classifier's images are filtered as they enter the network, so "
-        "the cutoff is a share of the Nyquist frequency at its input size; a detector's and a segmenter's at their own "
-        "size. Without labels, the answers are compared with those on the whole images."
+        "Fourier transform; the mean always stays. A cutoff is a share of the Nyquist frequency at the size at which "
+        "images are filtered: a classifier's at its input size, a segmenter's when their shorter side has been resized, "
+        "a detector's as they are in their files, before it resizes them. Without labels, the answers are compared "
+        "with those on the whole images."
     )
     words = [*images]
     for flag, value in (("--data-set", data_set), ("--data-path", data_path)):
@@ -347,10 +347,6 @@ def _repeat(checkpoint: str, words: Sequence[str], arch: str | None) -> list[str
     return [checkpoint, *words, *(["--arch", arch] if arch else [])]
 
 
-def _repeat_section(kind: str, words: Sequence[str]) -> Section:
-    return Section("The command that repeats it", [Code(shlex.join(["freqformer", "visualize", kind, *words]))])
-
-
 def _first(kind: str, picture: Any, how: str) -> Section:
     return Section(kind.capitalize(), [picture, Text(how)])
 
@@ -359,4 +355,4 @@ def _write(
     both: tuple[Path, Path], kind: str, figure: "Figure", how: str, tables: Sequence[Section], words: Sequence[str]
 ) -> tuple[Path, Path]:
     picture = picture_of(figure, kind)
-    return write_both(both, picture, kind, [_first(kind, picture, how), *tables, _repeat_section(kind, words)])
+    return write_both(both, picture, kind, [_first(kind, picture, how), *tables, repeat_section(kind, words)])
