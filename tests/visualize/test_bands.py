@@ -46,10 +46,10 @@ def test_scores_are_asked_for_each_band_once_in_order_and_drawn():
         asked.append((low, round(high, 2)))
         return {"top-1 accuracy": high - low}
 
-    figure = bands({"one": score, "two": score}, (0.5, 0.2, 0.5), chance=0.1)
+    figure = bands({"one": score, "two": score}, (0.5, 0.2, 0.5), constant=0.1)
     assert asked == [(0, 1.41), (0, 0.2), (0, 0.5), (0.2, 1.41), (0.5, 1.41)] * 2
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels[-3:] == ["chance", "one", "two"]
+    assert labels[-3:] == ["always the largest class", "one", "two"]
     assert figure.axes[0].get_ylabel() == "top-1 accuracy"
 
 

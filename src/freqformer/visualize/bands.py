@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ def bands(
     scores: Score | Mapping[str, Score],
     cutoffs: Sequence[float] = CUTOFFS,
     *,
-    chance: float | None = None,
+    constant: float | None = None,
     progress: Progress = iter,
 ) -> "Figure":
     """Draw models' scores as their images are low-passed and high-passed.
@@ -48,7 +48,7 @@ def bands(
     Args:
         scores: of a model, or of several by name, such as `agreement` makes them.
         cutoffs: shares of the Nyquist frequency.
-        chance: what guessing reaches, where that is known.
+        constant: what the same answer to all images reaches, where that is known.
         progress: passes on a sequence and shows how far it is.
 
     Returns:
@@ -58,7 +58,7 @@ def bands(
         FreqFormerError: cutoffs that are none.
     """
     named = {"": scores} if callable(scores) else scores
-    return draw_bands({name: measure_bands(one, cutoffs, progress=progress) for name, one in named.items()}, chance)
+    return draw_bands({name: measure_bands(one, cutoffs, progress=progress) for name, one in named.items()}, constant)
 
 
 def measure_bands(score: Score, cutoffs: Sequence[float] = CUTOFFS, *, progress: Progress = iter) -> BandScores:
@@ -122,7 +122,7 @@ def agreement(model: nn.Module, images: Source | Sequence[Source], *, progress: 
     return score
 
 
-def draw_bands(measured: Mapping[str, BandScores], chance: float | None = None) -> "Figure":
+def draw_bands(measured: Mapping[str, BandScores], constant: float | None = None) -> "Figure":
     """Draw what `measure_bands` found, by the models' names; see `bands`."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -142,8 +142,9 @@ def draw_bands(measured: Mapping[str, BandScores], chance: float | None = None) 
             Line2D([], [], color="0.3", marker="s", markersize=4, linestyle="--", label="high-pass: from f on"),
             Line2D([], [], color="0.3", linewidth=0.9, label="unfiltered"),
         ]
-        if chance is not None:
-            handles.append(axes.axhline(chance, color="0.3", linestyle=":", linewidth=1.2, label="chance"))
+        if constant is not None:
+            style: dict[str, Any] = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
+            handles.append(axes.axhline(constant, **style, label="always the largest class"))
         if len(measured) > 1:
             handles += [Line2D([], [], color=f"C{number}", label=plain(name)) for number, name in enumerate(measured)]
         add_legend(axes, handles, 8)

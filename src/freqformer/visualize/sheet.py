@@ -22,7 +22,12 @@ Layers = Sequence[int | str] | int | str
 
 
 def filters(
-    model: nn.Module, *, layers: Layers | None = None, channels: int | Sequence[int] = 16, order: str = "energy", seed: int = 0
+    model: nn.Module,
+    *,
+    layers: Layers | None = None,
+    channels: int | Sequence[int] = 16,
+    order: str = "energy",
+    seed: int = 0,
 ) -> "Figure":
     """The learned filters of a model, as GFNet (Rao et al. 2021, figure 4) and SpectFormer (Patro et al. 2023) do it.
 
