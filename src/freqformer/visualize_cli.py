@@ -92,9 +92,7 @@ def _bands(flags: "Flags", words: list[str]) -> int:
     flags.value("val_masks", str, "of a segmenter: the folder of their masks")
     flags.value("class_file", str, "of a segmenter: the classes' names, a line each, or with colours")
     flags.value("ignore_index", int | None, "of a segmenter: the value of mask pixels without a class", default=255)
-    flags.value(
-        "limit", int, "images at most: of a data set of a fixed shuffled order, of others evenly chosen", default=500
-    )
+    flags.value("limit", int, "images at most: evenly chosen, or in a fixed shuffled order of a data set", default=500)
     flags.value("num_workers", int, "processes that load them", default=2)
     flags.value("cutoffs", list[float], "shares of the Nyquist frequency to cut at; by default ten from 0.05 to 1")
     flags.value("against", list[str], "further checkpoints, drawn beside it", default=[])

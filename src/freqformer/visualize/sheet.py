@@ -38,7 +38,8 @@ def filters(
         layers: those to draw, by number (0 is the first, -1 the last) or by the module's name; by default all, or of
             more than 40 that many, evenly spread.
         channels: how many of each layer at most, or which, by number.
-        order: which of its channels, where they are not given by number: ``"energy"``, the strongest first; ``"index"``, the first; or ``"random"``.
+        order: which of its channels, where they are not given by number: ``"energy"``, the
+            strongest first; ``"index"``, the first; or ``"random"``.
         seed: of ``"random"``.
 
     Returns:
