@@ -36,12 +36,15 @@ def _filters(flags: "Flags", words: list[str]) -> int:
     _common(flags)
     flags.value("layers", list[str], "spectral layers by number (0 is the first, -1 the last) or name; by default all")
     flags.value("channels", int, "channels of each layer at most", default=16)
+    flags.value("channel_numbers", list[int], "in their place, channels by number")
     flags.value(
         "order", str, "which channels: energy (the strongest first), index (the first) or random", default="energy"
     )
     flags.value("seed", int, "what random channels are drawn with", default=0)
     flags.value("images", list[str], "images that show which mixtures dynamic filters choose")
     args = flags.parse(words)
+    numbers = args.pop("channel_numbers")
+    args["channels"] = args["channels"] if numbers is None else numbers
     from .tools.visualize import show_filters
 
     for path in show_filters(args.pop("checkpoint"), **args, progress=shown("drawing")):
@@ -83,7 +86,13 @@ def _bands(flags: "Flags", words: list[str]) -> int:
     flags.value("data_set", str, "the labelled images, named as in `freqformer eval`; of a classifier alone")
     flags.value("data_path", str, "the folder the data set lies in")
     flags.value("split", str, "which split of it", default="val")
-    flags.value("limit", int, "images of it, of a fixed shuffled order", default=500)
+    flags.value("val_json", str, "of a detector: the annotations in COCO's format, where they lie in no usual place")
+    flags.value("images_dir", str, "of a detector: the folder that the annotations' file names begin at")
+    flags.value("val_images", str, "of a segmenter: the folder of the images, where they lie in no usual place")
+    flags.value("val_masks", str, "of a segmenter: the folder of their masks")
+    flags.value("class_file", str, "of a segmenter: the classes' names, a line each, or with colours")
+    flags.value("ignore_index", int | None, "of a segmenter: the value of mask pixels without a class", default=255)
+    flags.value("limit", int, "images at most: evenly chosen, or in a fixed shuffled order of a data set", default=500)
     flags.value("num_workers", int, "processes that load them", default=2)
     flags.value("cutoffs", list[float], "shares of the Nyquist frequency to cut at; by default ten from 0.05 to 1")
     flags.value("against", list[str], "further checkpoints, drawn beside it", default=[])

@@ -60,6 +60,26 @@ def test_several_models_stand_side_by_side(checkpoint, images, tmp_path):
     assert "<td>other</td>" in text
 
 
+@pytest.mark.parametrize("spelling", ["run", "./run/", "images/../run", "link"])
+def test_a_checkpoint_is_not_compared_with_itself(checkpoint, images, tmp_path, capsys, monkeypatch, spelling):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(checkpoint, target_is_directory=True)
+    assert _run(["visualize", "spectrum", "run", "images", "--against", spelling], debug=False) == 2
+    assert "named twice" in capsys.readouterr().err
+
+
+def test_bands_of_many_images_takes_some_and_says_so(checkpoint, images, tmp_path, capsys):
+    for number in range(2, 6):
+        (images / f"{number}.png").write_bytes((images / "0.png").read_bytes())
+    # Those between are not read.
+    (images / "1.png").write_text("no picture")
+    words = ["--cutoffs", "0.5", "--limit", "3", "--output-dir", str(tmp_path / "out")]
+    assert _run(["visualize", "bands", str(checkpoint), str(images), *words], debug=True) == 0
+    text = re.sub(r"\s+", " ", (tmp_path / "out" / "bands.html").read_text())
+    assert "3 of 6 images, evenly chosen" in text
+    assert "--limit 3" in text
+
+
 def test_response_needs_no_images(checkpoint, tmp_path):
     assert _run(["visualize", "response", str(checkpoint), "--output-dir", str(tmp_path / "out")], debug=True) == 0
 
@@ -91,6 +111,18 @@ def test_bands_of_detectors_and_segmenters(request, tmp_path, make, data, measur
     words = ["visualize", "bands", str(run), "--data-path", str(folder), "--num-workers", "0", "--cutoffs", "0.5"]
     assert _run([*words, "--output-dir", str(tmp_path / "out")], debug=True) == 0
     assert measure in (tmp_path / "out" / "bands.html").read_text()
+    # The same images, named one by one.
+    named = {
+        "detector": {"--val-json": "instances_val.json", "--images-dir": "val"},
+        "segmenter": {"--val-images": "val/images", "--val-masks": "val/masks", "--class-file": "classes.txt"},
+    }
+    words = ["visualize", "bands", str(run), "--num-workers", "0", "--cutoffs", "0.5"]
+    for flag, place in named[make].items():
+        words += [flag, str(folder / place)]
+    assert _run([*words, "--output-dir", str(tmp_path / "named")], debug=True) == 0
+    pages = [(tmp_path / name / "bands.html").read_text() for name in ("out", "named")]
+    assert len({tuple(re.findall(r"<td>(.*?)</td>", page)) for page in pages}) == 1
+    assert named[make].keys() <= set(re.findall(r"--[a-z-]+", pages[1]))
 
 
 @pytest.mark.parametrize(
@@ -102,10 +134,11 @@ def test_bands_of_detectors_and_segmenters(request, tmp_path, make, data, measur
         ("spectrum", ["empty"], "has no images"),
         ("bands", [], "bands needs images, or a data set"),
         ("bands", ["images", "--data-set", "DIGITS"], "not both"),
+        ("bands", ["--data-path", ".", "--val-json", "a.json"], "--val-json is for models of detection"),
+        ("bands", ["--data-path", ".", "--ignore-index", "null"], "--ignore-index is for models of segmentation"),
         ("bands", ["--data-set", "DIGITS", "--limit", "0"], "--limit must be at least 1"),
         ("bands", ["images", "--cutoffs", "3"], "cutoffs are shares"),
         ("attention", ["images", "--query", "2", "0"], "two shares"),
-        ("spectrum", ["images", "--against", "run"], "named twice"),
     ],
 )
 def test_refusals_are_one_line_and_write_nothing(
@@ -129,3 +162,15 @@ def test_exported_files_and_models_without_attention_are_refused(tmp_path, image
     save_model(tmp_path, model.state_dict(), describe_model(model, {}, None))
     assert _run(["visualize", "attention", str(tmp_path), str(images)], debug=False) == 2
     assert "its blocks are spectral" in capsys.readouterr().err
+
+
+def test_the_largest_class_is_of_the_images_that_are_evaluated(tmp_path):
+    from freqformer.tools.views import _largest_class
+
+    for name, count in (("a", 3), ("b", 1)):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (8, 8)).save(tmp_path / "val" / name / f"{number}.png")
+    data = {"data_set": "FOLDER", "data_path": str(tmp_path), "split": "val"}
+    assert _largest_class({**data, "limit": 4}) == 0.75
+    assert _largest_class({**data, "limit": 2}) == 0.5

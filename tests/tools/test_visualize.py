@@ -51,6 +51,15 @@ def test_the_picture_and_the_page_are_written(command, model_folder, tmp_path):
     assert len(drawn) == 1 + len(names)
     assert all(name.removesuffix(".complex_weight") in text for name in names)
     assert all(word in text for word in ("energy", "DC gain", "footprint"))
+    assert f"freqformer visualize filters {model_folder}\n" in text.replace("</", "\n")
+
+
+def test_channels_by_number_and_the_command_that_repeats_it(command, model_folder, tmp_path):
+    words = ("--layers", "0", "--channel-numbers", "3", "1")
+    answer = command("visualize", "filters", model_folder, *words, "--output-dir", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    text = (tmp_path / "out/filters.html").read_text("utf-8")
+    assert f"freqformer visualize filters {model_folder} --layers 0 --channel-numbers 3 1" in text
 
 
 def test_earlier_files_are_refused_before_anything_else(command, refused, model_folder, tmp_path):

@@ -126,6 +126,25 @@ def test_attention_that_is_more_than_queries_and_keys_is_refused(photo):
         attention(swin, photo())
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("beit_base_patch16_224", "more than a softmax"),
+        ("eva02_tiny_patch14_224", "more than a softmax"),
+        ("vit_base_patch16_rope_224", "more than a softmax"),
+        # Its queries, keys and values have a projection each.
+        ("eva02_base_patch14_224", "of no kind that is known"),
+    ],
+)
+def test_attention_with_positions_is_refused_in_a_line(photo, name, message):
+    small = {"img_size": 56, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 2}
+    model = timm.create_model(name, **small).eval()
+    model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, 56, 56)}
+    with pytest.raises(FreqFormerError, match=message) as refusal:
+        attention(model, photo(56, 56))
+    assert "\n" not in str(refusal.value)
+
+
 def test_models_without_attention_say_what_they_have(photo):
     with pytest.raises(FreqFormerError, match="no attention to draw: its blocks are spectral"):
         attention(create_model("test_gfnet"), photo())

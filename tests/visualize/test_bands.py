@@ -7,7 +7,9 @@ from torch import nn
 
 from freqformer.errors import FreqFormerError
 from freqformer.factory import create_model
-from freqformer.visualize import agreement, band_pass, bands
+from freqformer.pages import picture_of
+from freqformer.tasks.pictures import plain
+from freqformer.visualize import agreement, band_pass, bands, spectrum
 from freqformer.visualize.bands import SAME, SURE, measure_bands
 
 
@@ -44,11 +46,25 @@ def test_scores_are_asked_for_each_band_once_in_order_and_drawn():
         asked.append((low, round(high, 2)))
         return {"top-1 accuracy": high - low}
 
-    figure = bands({"one": score, "two": score}, (0.5, 0.2, 0.5), chance=0.1)
+    figure = bands({"one": score, "two": score}, (0.5, 0.2, 0.5), constant=0.1)
     assert asked == [(0, 1.41), (0, 0.2), (0, 0.5), (0.2, 1.41), (0.5, 1.41)] * 2
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels[-3:] == ["chance", "one", "two"]
+    assert labels[-3:] == ["always the largest class", "one", "two"]
     assert figure.axes[0].get_ylabel() == "top-1 accuracy"
+
+
+@pytest.mark.parametrize("name", ["_h$a_$", "模型", "\\frac{"])
+def test_names_are_no_mathematics_and_all_are_shown(photo, capfd, name):
+    model = create_model("test_freqformer")
+    drawn = [
+        spectrum({name: model, "other": model}, photo()),
+        bands(dict.fromkeys((name, "other"), lambda low, high: {"score": 1.0}), (0.5,)),
+    ]
+    for figure in drawn:
+        assert picture_of(figure, "").png
+        labels = [text.get_text() for text in figure.axes[-1 if figure is drawn[1] else 2].get_legend().get_texts()]
+        assert labels[-2:] == [plain(name), "other"]
+    assert not capfd.readouterr().err
 
 
 @pytest.mark.parametrize("cutoffs", [(), (-0.1,), (0.5, 2), (np.nan,)])

@@ -200,6 +200,10 @@ def test_channels_are_chosen_by_energy_by_index_or_by_chance():
     assert drawn_at_random[0] == drawn_at_random[1] != drawn_at_random[2]
     assert all(len(set(some)) == 7 for some in drawn_at_random)
     assert len(labels(filters(layer, channels=100))) == 30
+    assert labels(filters(layer, channels=[17, 0, 5])) == [17, 0, 5]
+    for wrong in ([30], [-1], []):
+        with pytest.raises(FreqFormerError, match="has the channels 0 to 29"):
+            filters(layer, channels=wrong)
     for wrong in ({"channels": 0}, {"order": "size"}):
         with pytest.raises(FreqFormerError):
             filters(layer, **wrong)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import freqformer.models  # noqa: F401  (registers the models)
 from freqformer.errors import FreqFormerError
 from freqformer.factory import create_model
-from freqformer.visualize import band_pass, spectrum
+from freqformer.visualize import agreement, attention, band_pass, response, spectrum
 from freqformer.visualize.features import collect, placed_blocks, prepare
 from freqformer.visualize.spectrum import measure_spectrum, ring_amplitudes
 
@@ -119,3 +119,26 @@ def test_what_cannot_be_looked_at(photo):
         spectrum(create_model("test_freqformer"), [])
     with pytest.raises(FreqFormerError, match="cannot look into ResNet"):
         spectrum(timm.create_model("resnet10t", num_classes=2), photo())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision(photo, dtype):
+    torch.manual_seed(0)
+    model = create_model("test_freqformer", num_classes=3).eval()
+    whole = measure_spectrum(model, photo())
+    model.to(dtype)
+    for one, other in zip(whole, measure_spectrum(model, photo()), strict=True):
+        np.testing.assert_allclose(one.relative, other.relative, atol=0.05)
+    assert response(model, photo()).axes
+    assert attention(model, photo()).axes
+    assert agreement(model, photo())(0, 2)["images with the same class"] == 1
+
+
+@pytest.mark.parametrize("given", [{"in_chans": 1}, {"in_chans": 4}, {"img_size": 64}])
+@pytest.mark.parametrize("draw", [spectrum, attention, response, agreement])
+def test_networks_that_take_other_images_than_they_say(photo, given, draw):
+    small = {"embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 2}
+    model = timm.create_model("vit_tiny_patch16_224", **small, **given)
+    with pytest.raises(FreqFormerError, match="does not take images of 3x224x224") as refusal:
+        draw(model, photo())
+    assert "\n" not in str(refusal.value)

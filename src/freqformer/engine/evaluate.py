@@ -39,7 +39,8 @@ class AnyEvaluation:
     """Evaluate on this many images only, of a fixed shuffled order that has every class early."""
     band: tuple[float, float] | None = None
     """Keep these frequencies of the images alone, and their mean: [from, to], as shares of the Nyquist frequency, of
-    which 1.42 is above all. A classifier's are filtered as it takes them, others' before they are resized."""
+    which 1.42 is above all. A classifier's and a segmenter's are filtered after they are resized, a
+    detector's before it resizes them."""
     batch_size: int = 128
     """Images per process and step."""
     num_workers: int = 2

@@ -1,7 +1,6 @@
 """Web pages that need nothing beside themselves: pictures lie in the page, and no script or network is used."""
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,9 +78,10 @@ def picture_of(figure: "Figure", text: str, *, dpi: int = 110) -> Picture:
         text: what it shows.
         dpi: pixels an inch.
     """
-    file = io.BytesIO()
-    figure.savefig(file, dpi=dpi, format="png")
-    return Picture(file.getvalue(), text)
+    # A page without figures needs no matplotlib.
+    from ..tasks.pictures import png_of
+
+    return Picture(png_of(figure, dpi), text)
 
 
 def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:

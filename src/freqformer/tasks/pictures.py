@@ -1,5 +1,6 @@
 """What tasks draw of their results, as PNG files."""
 
+import io
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
@@ -97,12 +100,27 @@ def plain(text: str) -> str:
     return printable(text).replace("$", r"\$")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG file, whole or not at all."""
+def add_legend(axes: Axes, handles: Sequence[Artist], size: float) -> None:
+    """A legend of all handles by their labels: of names that begin with an underscore, matplotlib 3.9 shows none."""
+    legend = axes.legend(handles, ["-"] * len(handles), fontsize=size)
+    for text, handle in zip(legend.get_texts(), handles, strict=True):
+        text.set_text(str(handle.get_label()))
+
+
+def png_of(figure: Figure, dpi: int = 120) -> bytes:
+    """A figure as a PNG file's bytes."""
+    file = io.BytesIO()
     with warnings.catch_warnings():
         # A name may hold what the font has not: a box stands for it.
         warnings.filterwarnings("ignore", message="Glyph")
-        write_whole(path, lambda aside: figure.savefig(aside, dpi=120, format="png"))
+        figure.savefig(file, dpi=dpi, format="png")
+    return file.getvalue()
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG file, whole or not at all."""
+    png = png_of(figure)
+    write_whole(path, lambda aside: aside.write_bytes(png))
 
 
 @lru_cache

@@ -1,7 +1,7 @@
 """What a checkpoint does with images, as pictures and pages: spectrum, response, attention and bands."""
 
 import io
-import shlex
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import open_images, printable
 from ..errors import FreqFormerError
-from ..pages import Code, Section, Table, Text, picture_of
+from ..pages import Section, Table, Text, picture_of
+from ..tasks import require
 from ..visualize.attention import block_labels, draw_attention, measure_attention
 from ..visualize.bands import CUTOFFS, BandScores, Score, agreement, draw_bands, measure_bands
 from ..visualize.features import Progress
@@ -17,12 +18,17 @@ from ..visualize.loading import load_network
 from ..visualize.response import SHARES, draw_response, measure_response
 from ..visualize.spectrum import draw_spectrum, measure_spectrum
 from .predict import find_images
-from .visualize import targets, write_both
+from .visualize import repeat_section, targets, write_both
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TOP1 = "top-1 accuracy"
+_OF_TASK = {
+    **dict.fromkeys(("val_json", "images_dir"), "detection"),
+    **dict.fromkeys(("val_images", "val_masks", "class_file", "ignore_index"), "segmentation"),
+}
+"""What evaluations of one task alone are told."""
 
 
 def show_spectrum(
@@ -195,7 +201,7 @@ def show_attention(
         [
             _first("attention", pictures[0], how),
             *sections,
-            _repeat_section("attention", _repeat(checkpoint, words, arch)),
+            repeat_section("attention", _repeat(checkpoint, words, arch)),
         ],
     )
 
@@ -208,6 +214,12 @@ def show_bands(
     data_path: str | None = None,
     split: str = "val",
     limit: int = 500,
+    val_json: str | None = None,
+    images_dir: str | None = None,
+    val_images: str | None = None,
+    val_masks: str | None = None,
+    class_file: str | None = None,
+    ignore_index: int | None = 255,
     num_workers: int = 2,
     cutoffs: Sequence[float] | None = None,
     against: Sequence[str] = (),
@@ -224,7 +236,11 @@ def show_bands(
         data_set: of labelled images, in their place; of a detector or a segmenter there is only one kind.
         data_path: the folder it lies in.
         split: of it.
-        limit: take this many images of it.
+        limit: take this many images at most, evenly chosen of the given ones, in a fixed shuffled order of a data set.
+        val_json, images_dir: annotations of a detector's images in COCO's format, and the folder that their file names
+            begin at, where they lie in no usual place.
+        val_images, val_masks, class_file: folders of a segmenter's images and masks, and the file of its classes.
+        ignore_index: the value of mask pixels without a class.
         num_workers: processes that load them.
         cutoffs: shares of the Nyquist frequency; by default ten from 0.05 to 1.
 
@@ -234,36 +250,54 @@ def show_bands(
     Raises:
         FreqFormerError: see `show_spectrum`; a data set that cannot be opened or has other classes.
     """
-    labelled = data_set is not None or data_path is not None
+    places = {
+        "data_set": data_set,
+        "data_path": data_path,
+        "val_json": val_json,
+        "images_dir": images_dir,
+        "val_images": val_images,
+        "val_masks": val_masks,
+        "class_file": class_file,
+    }
+    data: dict[str, Any] = {name: value for name, value in places.items() if value is not None}
+    if ignore_index != 255:
+        data["ignore_index"] = ignore_index
+    labelled = bool(data)
     if labelled and images:
         raise FreqFormerError("bands takes images, or a data set with --data-set and --data-path: not both")
+    require(limit >= 1, "--limit", "at least 1", limit)
     found = list(find_images(images))
     both = targets("bands", output_dir, overwrite=overwrite, inputs=found)
     if not labelled and not found:
         raise FreqFormerError("bands needs images, or a data set with --data-set and --data-path")
+    # All are in memory at once.
+    taken = found if len(found) <= limit else [found[number * len(found) // limit] for number in range(limit)]
     chosen = CUTOFFS if cutoffs is None else tuple(cutoffs)
-    data = {"data_set": data_set, "data_path": data_path, "split": split, "limit": limit, "num_workers": num_workers}
+    words = [*images]
+    for name, value in data.items():
+        words += [f"--{name.replace('_', '-')}", "null" if value is None else str(value)]
+    data |= {"split": split, "limit": limit, "num_workers": num_workers}
     scores: dict[str, Score] = {}
     for name, path in _named([checkpoint, *against]).items():
         model, task = load_network(path, arch)
-        scores[name] = _evaluation(task, path, arch, data) if labelled else agreement(model, found)
+        scores[name] = _evaluation(task, path, arch, data) if labelled else agreement(model, taken, progress=progress)
     measured = {name: measure_bands(score, chosen, progress=progress) for name, score in scores.items()}
     measures = {measure for one in measured.values() for measure in one.whole}
     if any(set(one.whole) != measures for one in measured.values()):
         raise FreqFormerError("models of several tasks have no score in common: draw their bands apart")
-    chance = _chance(data_set, data_path, split) if measures == {_TOP1} else None
-    figure = draw_bands(_untitled(measured), chance)
-    what = f"at most {limit} images of the split {split}" if labelled else _count(found)
+    constant = _largest_class(data) if measures == {_TOP1} else None
+    figure = draw_bands(_untitled(measured), constant)
+    some = _count(found) if len(taken) == len(found) else f"{limit} of {_count(found)}, evenly chosen"
+    what = f"at most {limit} images of the split {split}" if labelled else some
     how = (
         f"Each score on {what}, whose frequencies above (low-pass) or below (high-pass) a cutoff were removed by a "
-        "Fourier transform; the mean always stays. A classifier's images are filtered as they enter the network, so "
-        "the cutoff is a share of the Nyquist frequency at its input size; a detector's and a segmenter's at their own "
-        "size. Without labels, the answers are compared with those on the whole images."
+        "Fourier transform; the mean always stays. A cutoff is a share of the Nyquist frequency at the size at which "
+        "images are filtered: a classifier's at its input size, a segmenter's once their shorter side is resized, "
+        "a detector's as they are in their files, before it resizes them. Without labels, the answers are compared "
+        "with those on the whole images."
     )
-    words = [*images]
-    for flag, value in (("--data-set", data_set), ("--data-path", data_path)):
-        words += [flag, value] if value is not None else []
-    words += ["--split", split, "--limit", str(limit)] if labelled else []
+    words += ["--split", split] if labelled else []
+    words += ["--limit", str(limit)] if labelled or len(taken) < len(found) else []
     words += ["--cutoffs", *map(str, chosen)] if chosen != CUTOFFS else []
     words += ["--against", *against] if against else []
     tables = [Section("Numbers", [Table(_band_rows(measured))])]
@@ -286,9 +320,15 @@ def _evaluation(task: str, path: str, arch: str | None, data: Mapping[str, Any])
         "segmentation": (SegmentationEvaluation, evaluate_segmenter, {"mIoU": "mIoU"}),
     }
     config_type, run, names = kinds[task]
-    if task != "classification" and data["data_set"] is not None:
+    if task != "classification" and "data_set" in data:
         raise FreqFormerError(f"--data-set is for classifiers: a model of {task} needs --data-path alone")
-    given = {key: value for key, value in {**data, "arch": arch}.items() if value is not None}
+    given = {**data, **({"arch": arch} if arch is not None else {})}
+    for key in given:
+        if _OF_TASK.get(key, task) != task:
+            raise FreqFormerError(f"--{key.replace('_', '-')} is for models of {_OF_TASK[key]}: this one is of {task}")
+    if "images_dir" in given:
+        # Its name elsewhere, --images, would be that of the images here.
+        given["images"] = given.pop("images_dir")
 
     def score(low: float, high: float) -> Mapping[str, float]:
         # One bar tells how far all the evaluations are.
@@ -299,9 +339,10 @@ def _evaluation(task: str, path: str, arch: str | None, data: Mapping[str, Any])
     return score
 
 
-def _chance(data_set: str | None, data_path: str | None, split: str) -> float | None:
-    images = open_images(data_set or "IMNET", data_path, split)
-    return 1 / len(images.classes)
+def _largest_class(data: Mapping[str, Any]) -> float:
+    """The largest class's share of a classifier's images."""
+    images = open_images(data.get("data_set", "IMNET"), data.get("data_path"), data["split"], limit=data["limit"])
+    return max(Counter(images.targets).values()) / len(images)
 
 
 def _band_rows(measured: Mapping[str, BandScores]) -> list[dict[str, Any]]:
@@ -319,7 +360,8 @@ def _band_rows(measured: Mapping[str, BandScores]) -> list[dict[str, Any]]:
 def _named(paths: Sequence[str]) -> dict[str, str]:
     """Short names for checkpoints: their folder's or file's, with what comes above where two are alike."""
     parts = {path: Path(path).resolve().parts for path in paths}
-    if len(parts) < len(paths):
+    # One may be spelt in several ways.
+    if len(set(parts.values())) < len(paths):
         raise FreqFormerError("a checkpoint is named twice: name each once")
     length = 1
     while len({tuples[-length:] for tuples in parts.values()}) < len(parts):
@@ -340,10 +382,6 @@ def _repeat(checkpoint: str, words: Sequence[str], arch: str | None) -> list[str
     return [checkpoint, *words, *(["--arch", arch] if arch else [])]
 
 
-def _repeat_section(kind: str, words: Sequence[str]) -> Section:
-    return Section("The command that repeats it", [Code(shlex.join(["freqformer", "visualize", kind, *words]))])
-
-
 def _first(kind: str, picture: Any, how: str) -> Section:
     return Section(kind.capitalize(), [picture, Text(how)])
 
@@ -352,4 +390,4 @@ def _write(
     both: tuple[Path, Path], kind: str, figure: "Figure", how: str, tables: Sequence[Section], words: Sequence[str]
 ) -> tuple[Path, Path]:
     picture = picture_of(figure, kind)
-    return write_both(both, picture, kind, [_first(kind, picture, how), *tables, _repeat_section(kind, words)])
+    return write_both(both, picture, kind, [_first(kind, picture, how), *tables, repeat_section(kind, words)])

@@ -1,5 +1,6 @@
 """What a checkpoint has learned, as a picture and a page in a folder: KIND.png and KIND.html."""
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from ..checkpoints import write_whole
 from ..data import printable
 from ..errors import FreqFormerError
-from ..pages import Picture, Section, Table, Text, picture_of, write_page
+from ..pages import Code, Picture, Section, Table, Text, picture_of, write_page
 from ..visualize import LearnedFilter, filters, learned_filters, load_network, mixtures
 from ..visualize.learned import KINDS
 from ..visualize.sheet import choose_layers, filter_band
@@ -68,12 +69,22 @@ def write_both(both: tuple[Path, Path], picture: Picture, title: str, sections: 
     return both
 
 
+def repeat_section(kind: str, words: Sequence[str]) -> Section:
+    """The command of a page, as it was typed.
+
+    Args:
+        kind: what was drawn.
+        words: what stands after it.
+    """
+    return Section("The command that repeats it", [Code(shlex.join(["freqformer", "visualize", kind, *words]))])
+
+
 def show_filters(
     path: str | Path,
     *,
     arch: str | None = None,
     layers: Sequence[str] | None = None,
-    channels: int = 16,
+    channels: int | Sequence[int] = 16,
     order: str = "energy",
     seed: int = 0,
     images: Sequence[str | Path] | None = None,
@@ -125,6 +136,18 @@ def show_filters(
             draw_bands([replace(band, title="")], "", tile=1.05, columns=8), f"{KINDS[one.kind]} of {one.name}"
         )
         sections.append(Section(f"{numbers[one.name]}: {one.name}", [picture]))
+    words = [str(path)]
+    for flag, values, usual in (
+        ("--layers", layers or [], []),
+        ("--channels", [channels] if isinstance(channels, int) else [], [16]),
+        ("--channel-numbers", [] if isinstance(channels, int) else channels, []),
+        ("--order", [order], ["energy"]),
+        ("--seed", [seed], [0]),
+        ("--images", images or [], []),
+        ("--arch", [] if arch is None else [arch], []),
+    ):
+        words += [flag, *map(str, values)] if values and list(values) != usual else []
+    sections.append(repeat_section("filters", words))
     return write_both(both, overview, f"Learned filters of {printable(str(path))}", sections)
 
 

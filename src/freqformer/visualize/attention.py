@@ -156,6 +156,8 @@ class _Caught:
     name: str
     module: Any
     grid: Grid | None = None
+    has_more: bool = False
+    """Whether it was given more than tokens."""
     parts: dict[str, Tensor] = field(default_factory=dict)
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -172,6 +174,10 @@ class _Caught:
 
             return hook
 
+        def given(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            # Such as a mask, or rotations of queries and keys, which change small ones too little to be seen behind.
+            self.has_more = any(isinstance(one, Tensor) for one in (*args[1:], *named.values()))
+
         def leave(module: nn.Module, args: tuple[Any, ...]) -> None:
             self.parts["mixed"] = args[0][0].detach()
             caught.append(self)
@@ -183,6 +189,7 @@ class _Caught:
         names = ("q", "kv") if isinstance(self.module, ClassAttention) else ("qkv",)
         return [
             self.module.register_forward_pre_hook(self.enter),
+            self.module.register_forward_pre_hook(given, with_kwargs=True),
             *(getattr(self.module, name).register_forward_hook(keep(name)) for name in names),
             after.register_forward_pre_hook(leave),
         ]
@@ -200,9 +207,12 @@ class _Caught:
 
 
 def _map(caught: _Caught, grid: Grid | None, query: tuple[float, float], has_class: bool) -> AttentionMap:
+    if caught.has_more:
+        raise _unknown(caught)
     try:
         q, k, v = caught.queries_keys_values()
-    except (RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError) as error:
+        # BEiT takes its projection's weights without calling it.
         raise _unknown(caught) from error
     heads, tokens = k.shape[:2]
     of_class = isinstance(caught.module, ClassAttention)
@@ -215,10 +225,11 @@ def _map(caught: _Caught, grid: Grid | None, query: tuple[float, float], has_cla
     at: dict[int, np.ndarray] = {}
     entropy, right = 0.0, True
     mixed = caught.parts["mixed"].reshape(-1, heads * v.shape[-1]).float()
+    tolerance = max(1e-2, 4 * torch.finfo(caught.parts["mixed"].dtype).eps)
     scale = float(getattr(caught.module, "scale", q.shape[-1] ** -0.5))
     for part, weights in softmax_chunks(q, k, scale):
         again = (weights @ v.float()).transpose(0, 1).flatten(1)
-        right = right and _same(again, mixed[part] if len(mixed) == q.shape[1] else mixed)
+        right = right and _same(again, mixed[part] if len(mixed) == q.shape[1] else mixed, tolerance)
         received += weights.double().sum(dim=(0, 1)).cpu()
         entropy -= float(torch.special.xlogy(weights, weights).double().sum())
         for place in {0, chosen} & set(range(part.start, part.stop)):
@@ -240,12 +251,12 @@ def _map(caught: _Caught, grid: Grid | None, query: tuple[float, float], has_cla
     )
 
 
-def _same(again: Tensor, mixed: Tensor) -> bool:
-    """Whether what was made again is what the network went on with, up to half precision."""
+def _same(again: Tensor, mixed: Tensor, tolerance: float) -> bool:
+    """Whether what was made again is what the network went on with, up to a share of the largest."""
     if again.shape != mixed.shape:
         return False
     scale = float(mixed.abs().max())
-    return float((again - mixed).abs().max()) <= 1e-2 * scale + 1e-6
+    return float((again - mixed).abs().max()) <= tolerance * scale + 1e-6
 
 
 def _unknown(caught: _Caught) -> FreqFormerError:
@@ -271,6 +282,8 @@ def _instead(model: nn.Module) -> str:
         kinds = sorted({block.kind for block in placed_blocks(model)})
     except FreqFormerError:
         return "it has no blocks of a kind that is known"
+    if "attention" in kinds:
+        return "that of its blocks is of no kind that is known"
     return f"its blocks are {' and '.join(kinds)}; `freqformer visualize filters` and `response` draw those"
 
 

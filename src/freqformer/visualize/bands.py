@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..adapters.backbone import in_evaluation
 from ..errors import FreqFormerError
+from ..tasks.pictures import add_legend, plain
 from .features import Progress, Source, batches, is_dense, run
 from .frequencies import HIGHEST, band_pass
 
@@ -39,7 +40,7 @@ def bands(
     scores: Score | Mapping[str, Score],
     cutoffs: Sequence[float] = CUTOFFS,
     *,
-    chance: float | None = None,
+    constant: float | None = None,
     progress: Progress = iter,
 ) -> "Figure":
     """Draw models' scores as their images are low-passed and high-passed.
@@ -47,7 +48,7 @@ def bands(
     Args:
         scores: of a model, or of several by name, such as `agreement` makes them.
         cutoffs: shares of the Nyquist frequency.
-        chance: what guessing reaches, where that is known.
+        constant: what the same answer to all images reaches, where that is known.
         progress: passes on a sequence and shows how far it is.
 
     Returns:
@@ -57,7 +58,7 @@ def bands(
         FreqFormerError: cutoffs that are none.
     """
     named = {"": scores} if callable(scores) else scores
-    return draw_bands({name: measure_bands(one, cutoffs, progress=progress) for name, one in named.items()}, chance)
+    return draw_bands({name: measure_bands(one, cutoffs, progress=progress) for name, one in named.items()}, constant)
 
 
 def measure_bands(score: Score, cutoffs: Sequence[float] = CUTOFFS, *, progress: Progress = iter) -> BandScores:
@@ -81,12 +82,14 @@ def measure_bands(score: Score, cutoffs: Sequence[float] = CUTOFFS, *, progress:
     return BandScores(chosen, whole, others[: len(chosen)], others[len(chosen) :])
 
 
-def agreement(model: nn.Module, images: Source | Sequence[Source]) -> Score:
+def agreement(model: nn.Module, images: Source | Sequence[Source], *, progress: Progress = iter) -> Score:
     """How much of a classifier's answers on images is left on a band of them, where no labels are known.
 
     Args:
         model: a classifier.
-        images: PIL images or paths; the model prepares them itself, and what it takes is filtered.
+        images: PIL images or paths; the model prepares them itself, and what it takes is filtered. All are in memory
+            at once (of 224x224 pixels 0.6 MB each): of very many, give some.
+        progress: passes on a sequence and shows how far it is, as the whole images are classified.
 
     Returns:
         A score of two measures: the share of the images whose class stays the same, and the mean probability of the
@@ -99,9 +102,11 @@ def agreement(model: nn.Module, images: Source | Sequence[Source]) -> Score:
         raise FreqFormerError("bands of a detector or a segmenter needs annotated images: give --data-path")
     if getattr(model, "num_classes", 0) < 1:
         raise FreqFormerError("bands needs a model with classes: this one has no classifier")
-    prepared = list(batches(model, images))
+    prepared, classes = [], []
     with torch.no_grad(), in_evaluation(model):
-        classes = [run(model, pixels).argmax(-1) for pixels in prepared]
+        for pixels in batches(model, images, progress):
+            prepared.append(pixels)
+            classes.append(run(model, pixels).argmax(-1))
 
     @torch.no_grad()
     def score(low: float, high: float) -> dict[str, float]:
@@ -117,7 +122,7 @@ def agreement(model: nn.Module, images: Source | Sequence[Source]) -> Score:
     return score
 
 
-def draw_bands(measured: Mapping[str, BandScores], chance: float | None = None) -> "Figure":
+def draw_bands(measured: Mapping[str, BandScores], constant: float | None = None) -> "Figure":
     """Draw what `measure_bands` found, by the models' names; see `bands`."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -137,11 +142,12 @@ def draw_bands(measured: Mapping[str, BandScores], chance: float | None = None) 
             Line2D([], [], color="0.3", marker="s", markersize=4, linestyle="--", label="high-pass: from f on"),
             Line2D([], [], color="0.3", linewidth=0.9, label="unfiltered"),
         ]
-        if chance is not None:
-            handles.append(axes.axhline(chance, color="0.3", linestyle=":", linewidth=1.2, label="chance"))
+        if constant is not None:
+            style: dict[str, Any] = {"color": "0.3", "linestyle": ":", "linewidth": 1.2}
+            handles.append(axes.axhline(constant, **style, label="always the largest class"))
         if len(measured) > 1:
-            handles += [Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(measured)]
-        axes.legend(handles=handles, fontsize=8)
+            handles += [Line2D([], [], color=f"C{number}", label=plain(name)) for number, name in enumerate(measured)]
+        add_legend(axes, handles, 8)
         axes.set_xlabel("cutoff f (share of the Nyquist frequency)")
         axes.set_ylabel(measure)
         axes.set_xlim(0, None)

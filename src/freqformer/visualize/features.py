@@ -122,10 +122,23 @@ def batches(model: nn.Module, images: Source | Sequence[Source], progress: Progr
 
 
 def run(model: nn.Module, pixels: Tensor) -> Any:
-    """A model on a batch that `prepare` made; detectors take lists."""
-    device = next((parameter.device for parameter in model.parameters()), pixels.device)
-    pixels = pixels.to(device)
-    return model(list(pixels)) if getattr(model, "kind", None) and is_dense(model) else model(pixels)
+    """A model on a batch that `prepare` made, in the precision of its weights; detectors take lists.
+
+    Raises:
+        FreqFormerError: the network takes images of another size or of other channels.
+    """
+    weights = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), pixels)
+    pixels = pixels.to(weights.device, weights.dtype)
+    try:
+        return model(list(pixels)) if getattr(model, "kind", None) and is_dense(model) else model(pixels)
+    except torch.OutOfMemoryError:
+        raise
+    except (AssertionError, RuntimeError) as error:
+        size, (reason, *_) = "x".join(map(str, pixels.shape[1:])), str(error).splitlines() or ["no message"]
+        raise FreqFormerError(
+            f"the network does not take images of {size}, which its preprocessing makes ({reason}): "
+            "pretrained_cfg['input_size'] has to be what it was built for"
+        ) from error
 
 
 def collect(model: nn.Module, pixels: Tensor) -> Seen:

@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from ..data import decode, printable
 from ..errors import FreqFormerError
 from ..layers import DynamicFilter
+from ..tasks.pictures import plain
 from .learned import LearnedFilter, learned_filters
 from .tiles import Band, draw_bands
 
@@ -66,8 +67,7 @@ def mixtures(model: nn.Module, images: Sources, *, progress: Progress = iter) ->
         which = f"the first {count} of {len(several)} images choose"
     title = f"What {which} of the banks of {len(bands)} dynamic filters"
     names = [f"image {i}" if isinstance(image, Image.Image) else Path(image).name for i, image in enumerate(taken)]
-    # Dollars would be read as mathematics.
-    named = [f"{i} {printable(name)[:28]}".replace("$", r"\$") for i, name in enumerate(names[:_NAMED])]
+    named = [f"{i} {plain(printable(name)[:28])}" for i, name in enumerate(names[:_NAMED])]
     more = "" if count <= _NAMED else f", and {count - _NAMED} more"
     return draw_bands(bands, title, f"Images: {', '.join(named)}{more}.")
 

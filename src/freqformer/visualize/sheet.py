@@ -22,7 +22,12 @@ Layers = Sequence[int | str] | int | str
 
 
 def filters(
-    model: nn.Module, *, layers: Layers | None = None, channels: int = 16, order: str = "energy", seed: int = 0
+    model: nn.Module,
+    *,
+    layers: Layers | None = None,
+    channels: int | Sequence[int] = 16,
+    order: str = "energy",
+    seed: int = 0,
 ) -> "Figure":
     """The learned filters of a model, as GFNet (Rao et al. 2021, figure 4) and SpectFormer (Patro et al. 2023) do it.
 
@@ -32,8 +37,9 @@ def filters(
         model: anything with spectral layers.
         layers: those to draw, by number (0 is the first, -1 the last) or by the module's name; by default all, or of
             more than 40 that many, evenly spread.
-        channels: of each layer at most.
-        order: which of its channels: ``"energy"``, the strongest first; ``"index"``, the first; or ``"random"``.
+        channels: how many of each layer at most, or which, by number.
+        order: which of its channels, where they are not given by number: ``"energy"``, the
+            strongest first; ``"index"``, the first; or ``"random"``.
         seed: of ``"random"``.
 
     Returns:
@@ -69,12 +75,13 @@ def choose_layers(learned: Mapping[str, LearnedFilter], layers: Layers | None = 
     return [every[_number(layer, list(learned))] for layer in several]
 
 
-def filter_band(one: LearnedFilter, number: int, *, channels: int, order: str, seed: int = 0) -> Band:
+def filter_band(one: LearnedFilter, number: int, *, channels: int | Sequence[int], order: str, seed: int = 0) -> Band:
     """Some filters of a layer as a band; see `filters`."""
     places = choose_channels(one, channels, order, seed)
     some = len(places) < one.channels
     unit = "filter" if one.kind == "dynamic" else "channel"
-    which = f"{len(places)} of {one.channels} {unit}s, {ORDERS[order]}" if some else f"{len(places)} {unit}s"
+    how = ORDERS[order] if isinstance(channels, int) else "chosen by number"
+    which = f"{len(places)} of {one.channels} {unit}s, {how}" if some else f"{len(places)} {unit}s"
     about = f"{KINDS[one.kind]}  ·  {one.grid[0]}×{one.grid[1]} tokens  ·  {which}"
     if not one.energy.any():
         about += "  ·  all zero"
@@ -82,10 +89,18 @@ def filter_band(one: LearnedFilter, number: int, *, channels: int, order: str, s
     return Band(f"{number}  {one.name}", about, one.spectrum[..., places], one.impulse[..., places], labels)
 
 
-def choose_channels(one: LearnedFilter, channels: int, order: str, seed: int = 0) -> Tensor:
+def choose_channels(one: LearnedFilter, channels: int | Sequence[int], order: str, seed: int = 0) -> Tensor:
     """Which of a layer's channels to draw, by number; see `filters`."""
     if order not in ORDERS:
         raise FreqFormerError(f"there is no order {order!r} of channels: choose one of {', '.join(ORDERS)}")
+    if not isinstance(channels, int):
+        wrong = [number for number in channels if not 0 <= number < one.channels]
+        if wrong or not channels:
+            raise FreqFormerError(
+                f"{one.name} has the channels 0 to {one.channels - 1}, not {', '.join(map(str, wrong)) or 'none'}: "
+                "choose others, or some layers alone"
+            )
+        return torch.tensor(list(channels))
     if channels < 1:
         raise FreqFormerError(f"the channels to draw must be at least 1, not {channels}")
     count = min(channels, one.channels)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import FreqFormerError
+from ..tasks.pictures import add_legend, plain
 from .features import Placed, Progress, Source, batches, collect, placed_blocks
 from .frequencies import radius
 
@@ -170,7 +171,7 @@ def draw_spectrum(measured: Mapping[str, Sequence[BlockSpectrum]]) -> "Figure":
             colour = "black" if one.kind == "stem" else colours(one.depth)
             style: dict[str, Any] = {"linestyle": ":"} if one.kind == "stem" else {}
             axes.plot(one.frequency, one.relative, color=colour, marker=MARKERS[one.kind], markersize=3.5, **style)
-        axes.set_title(name or "features after each block", fontsize=10)
+        axes.set_title(plain(name) or "features after each block", fontsize=10)
         axes.set_xlabel("frequency (share of the grid's Nyquist)")
         axes.set_xlim(0, 1.02)
         axes.grid(alpha=0.3)
@@ -201,8 +202,8 @@ def _draw_depths(axes: "Axes", measured: Mapping[str, Sequence[BlockSpectrum]]) 
             axes.plot(one.depth, high, MARKERS[one.kind], color=f"C{number}", markersize=6)
     handles = [Line2D([], [], color="0.3", linestyle="", marker=MARKERS[kind], label=kind) for kind in kinds]
     if len(measured) > 1:
-        handles += [Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(measured)]
-    axes.legend(handles=handles, fontsize=8)
+        handles += [Line2D([], [], color=f"C{number}", label=plain(name)) for number, name in enumerate(measured)]
+    add_legend(axes, handles, 8)
     axes.set_title("high frequencies through depth", fontsize=10)
     axes.set_xlabel("depth (blocks passed over all)")
     axes.set_ylabel("mean above half the Nyquist")
