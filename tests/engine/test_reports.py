@@ -225,14 +225,17 @@ def test_a_run_whose_pictures_cannot_be_written_is_finished(tiny, tmp_path, no_f
 
 
 def test_the_command_of_an_evaluation_repeats_it(command, finished, tmp_path):
-    words = ["eval", "--model-path", finished, *DIGITS, "--batch-size", 50, "--crop-pct", 0.9, "--output-dir"]
+    words = ["eval", "--model-path", finished, *DIGITS, "--batch-size", 50, "--crop-pct", 0.9]
+    words += ["--per-class", tmp_path / "classes.csv", "--output-dir"]
     assert command(*words, tmp_path / "one").code == 0
     kept = yaml.safe_load((tmp_path / "one/evaluation.yaml").read_text())
     assert kept["changed"][0] == "model_path"
     program, *again = kept["command"].split()
     assert program == "freqformer"
     assert kept["command"] in (tmp_path / "one/report.html").read_text()
+    (tmp_path / "classes.csv").write_text("mine by now")
     assert command(*again[:-1], tmp_path / "two").code == 0
+    assert (tmp_path / "classes.csv").read_text() == "mine by now"
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert {k: v for k, v in one.items() if "second" not in k} == {k: v for k, v in two.items() if "second" not in k}
 
@@ -252,7 +255,9 @@ def evaluations(draw, config_type):
     types = get_type_hints(config_type)
     # `auto` is a word, and a number of processes may be spelt as one.
     given = {"devices": st.sampled_from(["auto", 1, 7]), "arch": st.sampled_from([None, "gfnet_ti"])}
-    names = [field.name for field in fields(config_type) if field.name not in ("output_dir", "overwrite")]
+    # Where it writes is not said: the repeated one would replace it.
+    places = ("output_dir", "overwrite", "per_class")
+    names = [field.name for field in fields(config_type) if field.name not in places]
     return config_type(**{name: draw(given.get(name, values_of(types[name]))) for name in names})
 
 
