@@ -132,7 +132,7 @@ def test_an_adaptation_leaves_its_page(class_folders, tmp_path):
 
 LEFT = {
     *("report.html", "metrics.json", "environment.json", "evaluation.yaml", "examples.csv", "per_class.csv"),
-    *("best.png", "worst.png", "confusion.png", "filters.png"),
+    *("best.png", "worst.png", "confusion.png", "confusions.csv", "filters.png"),
 }
 
 

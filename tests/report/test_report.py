@@ -223,7 +223,9 @@ def test_names_of_classes_stay_and_short_rows_are_shown(make_run):
     folder = make_run()
     (folder / "per_class.csv").write_text("class,images,accuracy\n2.10,3,0.123456\n1e-7\n0.50,1,0.5,9,9\n")
     (folder / "examples.csv").write_text("place,image,truth,predicted,probability,loss\nbest 1,0.10,2.10,3.0\n")
+    (folder / "confusions.csv").write_text("true,predicted,images\n3.10,0.10,7\n")
     page = Page(write_report(folder))
+    assert page.row("3.10") == ["3.10", "0.10", "7"]
     assert page.row("2.10") == ["2.10", "3", "0.1235"]
     assert page.row("1e-7") == ["1e-7", "–", "–"]
     assert page.row("0.50") == ["0.50", "1", "0.5"]

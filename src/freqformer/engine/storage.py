@@ -12,7 +12,7 @@ from ..checkpoints import write_whole
 from ..errors import FreqFormerError, RunFailed
 from ..report.folder import CONFIG, ENVIRONMENT, EVALUATION, FILTERS, METRICS, REPORT
 from ..tasks.adaptation import ADAPTERS
-from ..tasks.extremes import EXAMPLES
+from ..tasks.extremes import CONFUSIONS, EXAMPLES
 
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
@@ -28,6 +28,7 @@ OF_EVALUATIONS = (
     "best.png",
     "worst.png",
     "confusion.png",
+    CONFUSIONS,
     "per_class.csv",
     "per_class.png",
     "results.bbox.json",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pages import Code, Section, Table, Text, write_page
+from ..tasks.extremes import CONFUSIONS
 from .folder import EVALUATION, FILTERS, REPORT, Run, figure, read_run, scores
 from .sweep import is_sweep, write_sweep
 
@@ -110,6 +111,8 @@ def _classes(run: Run) -> list[Section]:
     if not rows:
         rows = run.metrics.get("per_class", [])
     sections = [Section("Classes", pictures)] if pictures else []
+    if pairs := run.table(CONFUSIONS):
+        sections.append(Section("Which classes are taken for which most often", [Table(pairs)]))
     return [*sections, *([Section("Each class", [Table(rows)], folded=len(rows) > _LONG)] if rows else [])]
 
 
