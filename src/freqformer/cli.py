@@ -17,8 +17,8 @@ from .dense_cli import detect, segment
 from .errors import FreqFormerError, MissingExtra, SaidElsewhere
 from .launchers import only_the_first_complains
 from .report_cli import report
-from .settings import as_yaml, settings_of_a_run, settings_of_an_adaptation, speaks
-from .terminal import in_batches, print_table, run_and_report, say, shown, written
+from .settings import as_yaml, settings_of_a_run, settings_of_an_adaptation
+from .terminal import evaluate_and_print, in_batches, print_table, run_and_report, say, shown, written
 from .visualize_cli import visualize
 
 if TYPE_CHECKING:
@@ -237,16 +237,16 @@ def _eval(flags: "Flags", words: list[str]) -> int:
         args = flags.parse(line.words)
     say(line.notes)
     as_json = args.pop("json")
-    figures = evaluate(EvaluationConfig(**args))
-    if not speaks():
-        return 0
-    if as_json:
-        print(json.dumps(figures))
-    else:
+
+    def show(figures: dict[str, Any]) -> None:
+        if as_json:
+            print(json.dumps(figures), flush=True)
+            return
         skipped = f"; {figures['bad_images']} more could not be read" if figures["bad_images"] else ""
         speed = f"{figures['images']} images, {figures['images_per_second']:.0f} images/s"
-        print(f"{_scores(figures)}  {speed}{skipped}{written(figures)}")
-    return 0
+        print(f"{_scores(figures)}  {speed}{skipped}{written(figures)}", flush=True)
+
+    return evaluate_and_print(evaluate, EvaluationConfig(**args), show)
 
 
 def _predict(flags: "Flags", words: list[str]) -> int:

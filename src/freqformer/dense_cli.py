@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import FreqFormerError
 from .launchers import only_the_first_complains
-from .settings import settings_of_a_run, speaks
-from .terminal import dispatch, print_table, run_and_report, shown, written
+from .settings import settings_of_a_run
+from .terminal import dispatch, evaluate_and_print, print_table, run_and_report, shown, written
 
 if TYPE_CHECKING:
     from .flags import Flags
@@ -83,20 +83,20 @@ def _evaluate(flags: "Flags", words: list[str], config_type: type, evaluate: Cal
     json = args.pop("json")
     data = args.pop("data")
     args["data_path"] = args["data_path"] if data is None else data
-    figures = evaluate(config_type(**args))
-    if not speaks():
-        return 0
-    if json:
-        print(as_json(figures))
-        return 0
-    for what, count in figures["data_problems"].items():
-        print(f"{count} {what}")
-    rows = figures["per_class"]
-    print_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
-    skipped = f"; {figures['bad_images']} more could not be read" if figures["bad_images"] else ""
-    speed = f"{figures['images']} images, {figures['images_per_second']:.1f} images/s"
-    print(f"{_words(figures)}  {speed}{skipped}{written(figures)}")
-    return 0
+
+    def show(figures: dict[str, Any]) -> None:
+        if json:
+            print(as_json(figures), flush=True)
+            return
+        for what, count in figures["data_problems"].items():
+            print(f"{count} {what}")
+        rows = figures["per_class"]
+        print_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows])
+        skipped = f"; {figures['bad_images']} more could not be read" if figures["bad_images"] else ""
+        speed = f"{figures['images']} images, {figures['images_per_second']:.1f} images/s"
+        print(f"{_words(figures)}  {speed}{skipped}{written(figures)}", flush=True)
+
+    return evaluate_and_print(evaluate, config_type(**args), show)
 
 
 def _detect_predict(flags: "Flags", words: list[str]) -> int:

@@ -87,6 +87,31 @@ def written(figures: dict[str, Any]) -> str:
     return f"; written to {figures['output_dir']}" if "output_dir" in figures else ""
 
 
+def evaluate_and_print(
+    evaluate: Callable[[Any], dict[str, Any]], config: Any, show: Callable[[dict[str, Any]], None]
+) -> int:
+    """Evaluate and print the figures, also where they could not be written or drawn.
+
+    Args:
+        evaluate: the task's function.
+        config: what to evaluate.
+        show: prints the figures.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        figures = evaluate(config)
+    except Exception as error:
+        found = getattr(error, "figures", None)
+        if found is not None and speaks():
+            show(found)
+        raise
+    if speaks():
+        show(figures)
+    return 0
+
+
 def run_and_report(config: "RunConfig", scores: Callable[[dict[str, Any]], str]) -> int:
     """Run a config and print the figures of each set of weights that it leaves.
 

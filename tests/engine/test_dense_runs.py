@@ -626,3 +626,12 @@ def test_tasks_are_usable_alone(detection):
     assert loss.shape == ()
     assert torch.isfinite(loss)
     assert "index" in val.collate([val[0]])
+
+
+def test_balance_without_a_mask_that_can_be_read_is_one_line(segmentation, make_scenes, tmp_path):
+    root = make_scenes(tmp_path / "data", train=2, val=1)
+    for mask in (root / "train/masks").iterdir():
+        mask.write_bytes(b"no picture")
+    with pytest.raises(FreqFormerError, match=r"no mask of the training split can be read.*--class-balance 0"):
+        run(segmentation(tmp_path / "run", data_path=str(root)))
+    assert not (tmp_path / "run").exists()

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import freqformer
+from freqformer import FreqFormerError
 from freqformer.data import open_images
 from freqformer.engine import RESUME_LAST, EvaluationConfig, Interrupted, evaluate, run
 from freqformer.engine.environment import flags_of, typed
@@ -86,7 +87,7 @@ def test_a_run_that_was_stopped_ends_with_its_page(tiny, tmp_path, signal_at):
     with pytest.raises(Interrupted):
         run(tiny(folder))
     disarm()
-    assert not (folder / "report.html").exists()
+    assert "1 epochs are done" in (folder / "report.html").read_text()
     run(tiny(folder, resume=RESUME_LAST))
     assert "is the best by val/top1" in (folder / "report.html").read_text()
     assert len(json.loads((folder / "environment.json").read_text())) == 2
@@ -131,7 +132,7 @@ def test_an_adaptation_leaves_its_page(class_folders, tmp_path):
 
 LEFT = {
     *("report.html", "metrics.json", "environment.json", "evaluation.yaml", "examples.csv", "per_class.csv"),
-    *("best.png", "worst.png", "confusion.png", "filters.png"),
+    *("best.png", "worst.png", "confusion.png", "confusions.csv", "filters.png"),
 }
 
 
@@ -174,15 +175,67 @@ def test_an_evaluation_replaces_nothing_unasked(command, refused, finished, tmp_
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*LEFT, "notes.txt"}
 
 
+@pytest.fixture
+def no_figures(monkeypatch):
+    """No picture of matplotlib can be written."""
+
+    def fail(*arguments, **more):
+        raise FreqFormerError("cannot write the picture: the disk is full")
+
+    monkeypatch.setattr("freqformer.tasks.pictures.save_figure", fail)
+    monkeypatch.setattr("freqformer.engine.evaluations.save_figure", fail)
+
+
+def test_pictures_of_the_user_are_not_replaced_unasked(command, refused, finished, tmp_path):
+    folder = tmp_path / "pics"
+    folder.mkdir()
+    for name in ("filters.png", "predictions.png"):
+        (folder / name).write_text("mine")
+    words = ["eval", "--model-path", finished, *DIGITS, "--output-dir", folder]
+    assert "filters.png" in refused(*words)
+    assert {path.read_text() for path in folder.iterdir()} == {"mine"}
+    assert command(*words, "--overwrite").code == 0
+    assert {path.name for path in folder.iterdir()} == {*LEFT, "predictions.png"}
+    assert (folder / "predictions.png").read_text() == "mine"
+
+
+def test_an_evaluation_that_fails_leaves_the_folder_of_the_user(refused, finished, tmp_path):
+    (tmp_path / "mine").mkdir()
+    for name in ("mine", "new"):
+        refused("eval", "--model-path", finished, *DIGITS, "--precision", "nosuch", "--output-dir", tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_picture_that_cannot_be_written_costs_no_figures(command, finished, tmp_path, no_figures):
+    words = ["eval", "--model-path", finished, *DIGITS, "--json", "--output-dir", tmp_path / "out"]
+    answer = command(*words, "--per-class", tmp_path / "classes.csv")
+    assert (answer.code, answer.err) == (2, "freqformer: cannot write the picture: the disk is full\n")
+    figures = json.loads(answer.out)
+    assert json.loads((tmp_path / "out/metrics.json").read_text()) == figures
+    assert f"{100 * figures['top1']:.2f}%" in (tmp_path / "out/report.html").read_text()
+    assert (tmp_path / "classes.csv").read_text() == (tmp_path / "out/per_class.csv").read_text()
+
+
+def test_a_run_whose_pictures_cannot_be_written_is_finished(tiny, tmp_path, no_figures):
+    folder = tmp_path / "run"
+    with pytest.raises(FreqFormerError, match="the disk is full"):
+        run(tiny(folder, epochs=1))
+    assert "best" in json.loads((folder / "metrics.json").read_text())
+    assert "is the best by val/top1" in (folder / "report.html").read_text()
+
+
 def test_the_command_of_an_evaluation_repeats_it(command, finished, tmp_path):
-    words = ["eval", "--model-path", finished, *DIGITS, "--batch-size", 50, "--crop-pct", 0.9, "--output-dir"]
+    words = ["eval", "--model-path", finished, *DIGITS, "--batch-size", 50, "--crop-pct", 0.9]
+    words += ["--per-class", tmp_path / "classes.csv", "--output-dir"]
     assert command(*words, tmp_path / "one").code == 0
     kept = yaml.safe_load((tmp_path / "one/evaluation.yaml").read_text())
     assert kept["changed"][0] == "model_path"
     program, *again = kept["command"].split()
     assert program == "freqformer"
     assert kept["command"] in (tmp_path / "one/report.html").read_text()
+    (tmp_path / "classes.csv").write_text("mine by now")
     assert command(*again[:-1], tmp_path / "two").code == 0
+    assert (tmp_path / "classes.csv").read_text() == "mine by now"
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert {k: v for k, v in one.items() if "second" not in k} == {k: v for k, v in two.items() if "second" not in k}
 
@@ -202,7 +255,9 @@ def evaluations(draw, config_type):
     types = get_type_hints(config_type)
     # `auto` is a word, and a number of processes may be spelt as one.
     given = {"devices": st.sampled_from(["auto", 1, 7]), "arch": st.sampled_from([None, "gfnet_ti"])}
-    names = [field.name for field in fields(config_type) if field.name not in ("output_dir", "overwrite")]
+    # Where it writes is not said: the repeated one would replace it.
+    places = ("output_dir", "overwrite", "per_class")
+    names = [field.name for field in fields(config_type) if field.name not in places]
     return config_type(**{name: draw(given.get(name, values_of(types[name]))) for name in names})
 
 

@@ -65,6 +65,27 @@ def test_overwrite_of_a_folder_without_a_run_removes_nothing(tmp_path):
     assert (tmp_path / "config.json").exists()
 
 
+@pytest.mark.parametrize("name", ["report.html", "best.png", "logs/mine.txt", "model.safetensors"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_a_run_would_replace_is_refused(tmp_path, name, resume):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    # Lightning puts its logs beside others.
+    if not (resume and name.startswith("logs")):
+        with pytest.raises(FreqFormerError, match="--overwrite"):
+            prepare_folder(tmp_path, resume=resume, overwrite=False)
+    assert [path.read_text() for path in tmp_path.rglob("*") if path.is_file()] == ["mine"]
+
+
+def test_a_folder_that_was_prepared_and_no_more_is_taken_again(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for _ in range(2):
+        prepare_folder(tmp_path, resume=False, overwrite=False)
+    (tmp_path / "checkpoints/last.ckpt").write_text("a copy, to go on from")
+    prepare_folder(tmp_path, resume=True, overwrite=False)
+
+
 def test_space_is_asked_for_in_proportion_to_the_model(tmp_path):
     require_space(tmp_path, 1000)
     with pytest.raises(FreqFormerError, match="not enough disk"):

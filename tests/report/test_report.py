@@ -12,6 +12,8 @@ from PIL import Image
 
 from freqformer.cli import main
 from freqformer.report import compare, write_report
+from freqformer.report.compare import draw_curves
+from freqformer.report.folder import read_run
 from freqformer.report.sweep import write_sweep
 from freqformer.tasks import AdaptationConfig, ClassificationConfig
 
@@ -210,6 +212,32 @@ def test_a_damaged_file_is_one_line(make_run, refused):
     assert "metrics.json is damaged" in refused("report", folder)
 
 
+def test_a_damaged_record_of_where_it_ran_is_a_sentence(make_run):
+    folder = make_run()
+    for content in ("[{", "7"):
+        (folder / "environment.json").write_text(content)
+        assert "It is not known. environment.json is damaged." in Page(write_report(folder)).words
+
+
+def test_names_of_classes_stay_and_short_rows_are_shown(make_run):
+    folder = make_run()
+    (folder / "per_class.csv").write_text("class,images,accuracy\n2.10,3,0.123456\n1e-7\n0.50,1,0.5,9,9\n")
+    (folder / "examples.csv").write_text("place,image,truth,predicted,probability,loss\nbest 1,0.10,2.10,3.0\n")
+    (folder / "confusions.csv").write_text("true,predicted,images\n3.10,0.10,7\n")
+    page = Page(write_report(folder))
+    assert page.row("3.10") == ["3.10", "0.10", "7"]
+    assert page.row("2.10") == ["2.10", "3", "0.1235"]
+    assert page.row("1e-7") == ["1e-7", "–", "–"]
+    assert page.row("0.50") == ["0.50", "1", "0.5"]
+    assert page.row("best 1") == ["best 1", "0.10", "2.10", "3.0", "–", "–"]
+
+
+def test_a_table_of_the_users_own_makes_no_sweep_of_a_run(make_run):
+    folder = make_run()
+    (folder / "results.md").write_text("# My notes")
+    assert Page(write_report(folder)).row("top1")[1] == "75.00%"
+
+
 def test_a_folder_without_a_run_is_one_line(tmp_path, refused):
     assert "holds no run" in refused("report", tmp_path)
     assert "holds no run" in refused("report", tmp_path / "nowhere")
@@ -250,6 +278,12 @@ def test_two_runs_side_by_side(make_run, tmp_path):
     assert page.tags.count("img") == 1 + 2 * len(pictures)
 
 
+def test_the_legend_has_every_run(make_run):
+    folders = {name: make_run(name) for name in ("_hidden", "$a$", "b")}
+    figure = draw_curves({name: read_run(folder) for name, folder in folders.items()})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["_hidden", r"\$a\$", "b"]
+
+
 def test_runs_of_one_name_are_told_apart_by_their_paths(make_run, tmp_path):
     folders = [make_run("a/run"), make_run("b/run")]
     page = Page(compare(folders, tmp_path / "both.html"))
@@ -265,7 +299,10 @@ def test_what_cannot_be_compared_is_one_line(make_run, tmp_path, refused):
     target = tmp_path / "page.html"
     assert "detection" in refused("report", "compare", one, detection, "--output", target)
     assert "two different runs" in refused("report", "compare", one, one, "--output", target)
+    assert "two different runs" in refused("report", "compare", one, two / "../one", "--output", target)
     assert "holds no run" in refused("report", "compare", one, tmp_path, "--output", target)
+    nowhere = tmp_path / "nowhere/page.html"
+    assert f"{nowhere}: its folder does not exist" in refused("report", "compare", one, two, "--output", nowhere)
     assert not target.exists()
     target.write_text("mine")
     assert "--overwrite" in refused("report", "compare", one, two, "--output", target)

@@ -1,10 +1,11 @@
 import dataclasses
 import itertools
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning import Trainer
 from PIL import Image
@@ -345,3 +346,42 @@ def test_a_models_own_squashing_gives_way_to_a_crop_alone(resize, kept):
     cfg = {"input_size": (3, 32, 32), "crop_pct": 0.9, "crop_mode": "squash"}
     found = preprocessing(config(resize=resize), cfg)
     assert (found["crop_mode"], found["crop_pct"]) == (kept, 1.0 if resize == "squash" else 0.9)
+
+
+class Numbered:
+    """Images that are told apart by their numbers."""
+
+    def name(self, index):
+        return str(index)
+
+
+def test_examples_are_kept_of_the_evaluation_that_is_drawn_alone(tmp_path):
+    task = Classification(config(**OFF), num_classes=10)
+    task.val = Numbered()
+    loader = DataLoader(Dicts(random_pairs(8)), batch_size=4)
+    fit = trainer()
+    fit.fit(task, loader, loader)
+    assert task.counts.sum() == 8
+    assert [examples for _, examples in task._examples()] == [[], []]
+    fit.validate(task, loader, verbose=False)
+    assert [len(examples) for _, examples in task._examples()] == [4, 4]
+
+
+@cache
+def network(classes):
+    return Classification(config(**OFF), num_classes=classes)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_the_most_confused_pairs_are_those_of_the_largest_counts(data):
+    classes = data.draw(st.integers(2, 8))
+    counts = np.array(data.draw(st.lists(st.integers(0, 4), min_size=classes**2, max_size=classes**2)))
+    task = network(classes)
+    task.counts = torch.from_numpy(counts).reshape(classes, classes)
+    pairs = task.confusions()
+    wrong = counts.reshape(classes, classes).copy()
+    np.fill_diagonal(wrong, 0)
+    assert [row["images"] for row in pairs] == sorted(wrong[wrong > 0].tolist(), reverse=True)[:20]
+    assert all(wrong[int(row["true"]), int(row["predicted"])] == row["images"] for row in pairs)
+    assert len({(row["true"], row["predicted"]) for row in pairs}) == len(pairs)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from freqformer.tasks.extremes import Extremes
-from freqformer.tasks.image_scores import f1_of_boxes, miou_of_masks
+from freqformer.tasks.image_scores import f1_of_boxes, miou_of_counts
 from freqformer.tasks.pictures import draw_predictions
 
 VALUES = st.lists(st.one_of(st.sampled_from([0.0, 1.0, math.nan, math.inf]), st.floats(0, 2)), max_size=40)
@@ -96,13 +96,13 @@ def test_f1_of_boxes_by_hand():
     assert f1_of_boxes(BOXES[:1], LABELS[:1], BOXES[:0], LABELS[:0], CROWD[:0]) == 0
 
 
-def test_miou_of_masks_by_hand():
-    target = torch.tensor([[0, 0, 1, 255]])
-    assert miou_of_masks(torch.tensor([[0, 0, 1, 2]]), target, 3, 255) == 1
-    # 1 of 2 pixels of class 0, and 1 of 2 where class 1 is or is predicted; class 2 is not there.
-    assert miou_of_masks(torch.tensor([[0, 1, 1, 2]]), target, 3, 255) == 0.5
-    assert miou_of_masks(torch.tensor([[0, 2, 1, 2]]), target, 3, 255) == 0.75
-    assert miou_of_masks(torch.zeros(1, 4).long(), torch.full((1, 4), 255), 3, 255) is None
+def test_miou_of_counts_by_hand():
+    # A mask of classes 0, 0 and 1, predicted as they are; class 2 is not there.
+    assert miou_of_counts(torch.tensor([[2, 0, 0], [0, 1, 0], [0, 0, 0]])) == 1
+    # 1 of 2 pixels of class 0, and 1 of 2 where class 1 is or is predicted.
+    assert miou_of_counts(torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 0]])) == 0.5
+    assert miou_of_counts(torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 0]])) == 0.75
+    assert miou_of_counts(torch.zeros(3, 3).long()) is None
 
 
 def test_predictions_of_odd_names_and_sizes_are_drawn(tmp_path):

@@ -19,12 +19,10 @@ import yaml
 from .. import __version__
 from ..bench.record import commit, device_name
 from ..checkpoints import write_whole
+from ..report.folder import OUTPUT
 from ..tables import write_json
 from .processes import on_gpu, world_size
 from .storage import ENVIRONMENT, EVALUATION
-
-# What says where figures go, and nothing of them.
-_OUTPUT = ("output_dir", "overwrite")
 
 
 def record_start(folder: Path, accelerator: str, precision: str, *, resumed: bool = False) -> None:
@@ -81,7 +79,7 @@ def write_evaluation(folder: Path, command: str, config: Any) -> None:
     Raises:
         FreqFormerError: it cannot be written.
     """
-    changed = [name for name in changes(config) if name not in _OUTPUT]
+    changed = [name for name in changes(config) if name not in OUTPUT]
     again = shlex.join(["freqformer", *command.split(), *flags_of(config), "--output-dir", "NEW"])
     content = {"command": again, "changed": changed, "settings": asdict(config)}
     text = yaml.safe_dump(content, sort_keys=False)
@@ -103,7 +101,7 @@ def flags_of(config: Any) -> list[str]:
     words: list[str] = []
     for name, value in changes(config).items():
         flag = f"--{name.replace('_', '-')}"
-        if name in _OUTPUT:
+        if name in OUTPUT:
             continue
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag.removeprefix('--')}")

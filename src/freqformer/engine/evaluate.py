@@ -145,11 +145,14 @@ def _evaluate(config: EvaluationConfig) -> dict[str, Any]:
     samples = evaluation_samples(model, images)
     if config.band is not None:
         samples.transform = partial(_filtered, samples.transform, config.band)
-    figures = evaluated(config, "eval", task, samples, dict)
-    if config.per_class is not None:
-        path = Path(config.per_class)
-        on_first(lambda: write_csv(path, task.per_class()))
-    return figures
+
+    def more() -> dict[str, Any]:
+        if config.per_class is not None:
+            path = Path(config.per_class)
+            on_first(lambda: write_csv(path, task.per_class()))
+        return {}
+
+    return evaluated(config, "eval", task, samples, more)
 
 
 def _filtered(transform: Any, band: tuple[float, float], image: Any) -> Any:
@@ -176,9 +179,15 @@ def evaluated(
         bad = BadImages(config.max_bad_images)
         with worker_deaths():
             figures = validate(task, loader, config.precision, config.accelerator, config.strategy, bad)
-        figures |= more()
+        try:
+            figures |= more()
+            if folder is not None:
+                on_first(lambda: write_folder(folder, command, config, task, figures))
+        except Exception as error:
+            # An hour's figures are not lost with a picture: the command line prints them before the error.
+            error.figures = figures  # type: ignore[attr-defined]
+            raise
         if folder is not None:
-            on_first(lambda: write_folder(folder, command, config, task, figures))
             figures["output_dir"] = str(folder)
     return figures
 

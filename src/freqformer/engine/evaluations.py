@@ -16,7 +16,7 @@ from ..tasks.pictures import save_figure
 from .environment import record_start, write_evaluation
 from .lightning import resolve_precision
 from .processes import on_first
-from .storage import CONFIG, FILTERS, METRICS, OF_EVALUATIONS, remove
+from .storage import CONFIG, EVALUATION, FILTERS, METRICS, OF_EVALUATIONS, refuse_to_replace, remove
 
 AUTO = "auto"
 
@@ -28,8 +28,10 @@ def require_folder(folder: str | None, *, overwrite: bool) -> None:
     path = Path(str(folder))
     if (path / CONFIG).exists():
         raise FreqFormerError(f"{path} holds a run, whose figures would be lost: choose another --output-dir")
-    if (path / METRICS).exists() and not overwrite:
-        raise FreqFormerError(f"{path} holds other results: choose another --output-dir, or say --overwrite")
+    if not overwrite:
+        if (path / METRICS).exists() or (path / EVALUATION).exists():
+            raise FreqFormerError(f"{path} holds other results: choose another --output-dir, or say --overwrite")
+        refuse_to_replace(path, OF_EVALUATIONS)
 
 
 @contextmanager
@@ -45,22 +47,25 @@ def folder_of(config: Any) -> Iterator[Path | None]:
     if config.output_dir is None:
         yield None
         return
-    folder = Path(on_first(lambda: str(_make(config))))
+    folder, is_new = on_first(lambda: _make(config))
     try:
         yield folder
     except BaseException:
-        # Nothing has been written: an empty folder would only puzzle.
-        with suppress(OSError):
-            folder.rmdir()
+        # Where nothing has been written a new folder would only puzzle.
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
         raise
 
 
-def _make(config: Any) -> Path:
+def _make(config: Any) -> tuple[Path, bool]:
+    """The folder, and whether it was not there before."""
     folder = Path(config.output_dir)
     try:
         if config.output_dir != AUTO:
+            is_new = not folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            return folder
+            return folder, is_new
         model = Path(config.model_path)
         name = model.name if model.is_dir() else model.stem
         name = "-".join(re.sub(r"[^\w.]+", "-", word).strip("-.") for word in ("eval", name, config.split))
@@ -69,7 +74,7 @@ def _make(config: Any) -> Path:
         while True:
             try:
                 folder.mkdir()
-                return folder
+                return folder, True
             except FileExistsError:
                 number += 1
                 folder = Path("runs", f"{name}-{number}")
@@ -92,16 +97,34 @@ def write_folder(folder: Path, command: str, config: Any, task: Task, figures: d
     Raises:
         FreqFormerError: it cannot be written.
     """
-    if config.overwrite:
+    if config.overwrite and ((folder / METRICS).exists() or (folder / EVALUATION).exists()):
         remove(folder, OF_EVALUATIONS)
+    # Whatever becomes of the pictures, what was measured is kept.
+    write_json(folder / METRICS, figures)
     write_evaluation(folder, command, config)
     record_start(folder, config.accelerator, str(resolve_precision(config.precision, config.accelerator)))
-    task.draw(folder)
     task.keep(folder)
     sharded = config.strategy == "fsdp"
-    draw_filters(folder, task.model, config.model_path if sharded else None, getattr(config, "arch", None))
-    write_json(folder / METRICS, figures)
-    write_report(folder)
+    draw(folder, task, config.model_path if sharded else None, getattr(config, "arch", None))
+
+
+def draw(folder: Path, task: Task, path: Path | str | None = None, arch: str | None = None) -> None:
+    """Draw a task's last evaluation and its model's filters into a folder, and write the page of what is there.
+
+    Args:
+        folder: where to; its figures and tables are there already.
+        task: what was evaluated.
+        path: the model's checkpoint, where its parameters lie in shards over several processes.
+        arch: its name, for bare weights.
+
+    Raises:
+        FreqFormerError: something cannot be written; the page is, if it can be.
+    """
+    try:
+        task.draw(folder)
+        draw_filters(folder, task.model, path, arch)
+    finally:
+        write_report(folder)
 
 
 def draw_filters(folder: Path, model: nn.Module, path: Path | str | None = None, arch: str | None = None) -> None:

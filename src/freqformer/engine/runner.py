@@ -3,6 +3,8 @@
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from .callbacks import BestModel, EvaluateEvery, Record, write_metrics
 from .datamodule import RunData, worker_deaths
 from .environment import record_start
 from .evaluate import validate
-from .evaluations import draw_filters
+from .evaluations import draw
 from .failures import NonFiniteLoss, explained
 from .lightning import keep_freed_memory, progress_bars, quiet, resolve_precision, wrong_settings
 from .position import Pace, Position
@@ -113,7 +115,13 @@ def _run(config: RunConfig) -> dict[str, Any]:
         for split, found in problems.items():
             print(f"{split}: {', '.join(f'{count} {what}' for what, count in found.items())}", flush=True)
     started = time.monotonic()
-    with stop.watching(), quiet(), explained(config, folder), worker_deaths("; continue with --resume"):
+    with (
+        stop.watching(),
+        quiet(),
+        explained(config, folder),
+        worker_deaths("; continue with --resume"),
+        _page_of_a_stop(folder, record),
+    ):
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         seconds = round(time.monotonic() - started, 2)
         on_first(best.export)
@@ -131,6 +139,19 @@ def _run(config: RunConfig) -> dict[str, Any]:
     }
     on_first(lambda: _finish(config, task, folder, metrics, bad))
     return metrics
+
+
+@contextmanager
+def _page_of_a_stop(folder: Path, record: Record) -> Iterator[None]:
+    """Let a run that is stopped or fails leave the page of the epochs it has done; resuming writes it anew."""
+    try:
+        yield
+    except BaseException:
+        if rank() == 0 and record.history:
+            # The state is saved by now. What ended the run matters more than a page that cannot be written.
+            with suppress(Exception):
+                write_report(folder)
+        raise
 
 
 def _evaluate_kept(
@@ -176,8 +197,9 @@ def _prepare(config: RunConfig, folder: Path, task: Task, checkpoint: Path | Non
     prepare_folder(folder, resume=config.resume is not None, overwrite=config.overwrite)
     text = _settings(config, folder)
     write_whole(folder / CONFIG, lambda path: path.write_text(text))
-    # That of an earlier end says nothing of what is to come.
-    (folder / REPORT).unlink(missing_ok=True)
+    if config.resume is not None:
+        # That of an earlier end says nothing of what is to come.
+        (folder / REPORT).unlink(missing_ok=True)
     record_start(folder, config.accelerator, precision, resumed=config.resume is not None)
 
 
@@ -210,11 +232,10 @@ def _parameters(task: Task) -> int:
 def _finish(config: RunConfig, task: Task, folder: Path, metrics: dict[str, Any], bad: BadImages) -> None:
     if skipped := bad.summary():
         print(skipped, flush=True)
-    task.draw(folder)
     task.keep(folder)
-    draw_filters(folder, task.model, folder if config.strategy == "fsdp" else None)
+    # With its figures the run is finished, whatever becomes of the pictures.
     write_metrics(folder, metrics)
-    write_report(folder)
+    draw(folder, task, folder if config.strategy == "fsdp" else None)
 
 
 def _trainer(config: RunConfig, folder: Path, monitor: str, before: list[Callback], after: list[Callback]) -> Trainer:

@@ -12,7 +12,7 @@ from ..checkpoints import write_whole
 from ..errors import FreqFormerError, RunFailed
 from ..report.folder import CONFIG, ENVIRONMENT, EVALUATION, FILTERS, METRICS, REPORT
 from ..tasks.adaptation import ADAPTERS
-from ..tasks.extremes import EXAMPLES
+from ..tasks.extremes import CONFUSIONS, EXAMPLES
 
 CHECKPOINTS = "checkpoints"
 LOGS = "logs"
@@ -28,6 +28,7 @@ OF_EVALUATIONS = (
     "best.png",
     "worst.png",
     "confusion.png",
+    CONFUSIONS,
     "per_class.csv",
     "per_class.png",
     "results.bbox.json",
@@ -84,10 +85,10 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make a run's folder, or refuse one that holds another run.
+    """Make a run's folder, or refuse one that holds another run, or files that it would replace.
 
     Raises:
-        FreqFormerError: it holds a run and neither is set, it is not a folder, it cannot be written, or the
+        FreqFormerError: it holds such and neither is set, it is not a folder, it cannot be written, or the
             disk is full.
     """
     try:
@@ -96,13 +97,17 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
         raise FreqFormerError(f"{folder} is not a folder: choose another --output-dir") from error
     except OSError as error:
         raise FreqFormerError(f"cannot make {folder}: {error.strerror}; choose another --output-dir") from error
-    if not resume and ((folder / CONFIG).exists() or (folder / EVALUATION).exists()):
-        if not overwrite:
+    if (folder / CONFIG).exists() or (folder / EVALUATION).exists():
+        if not (resume or overwrite):
             raise FreqFormerError(
                 f"{folder} holds another run: continue it with --resume, replace it with --overwrite, or choose "
                 "another --output-dir"
             )
-        remove(folder, _OWN)
+        if not resume:
+            remove(folder, _OWN)
+    elif not overwrite:
+        # The checkpoint to go on from may lie in a folder without a config.
+        refuse_to_replace(folder, [name for name in _OWN if not (resume and name in (CHECKPOINTS, LOGS))])
     try:
         for name in (CHECKPOINTS, LOGS):
             (folder / name).mkdir(exist_ok=True)
@@ -116,6 +121,16 @@ def prepare_folder(folder: Path, *, resume: bool, overwrite: bool) -> None:
             probe.unlink()
     except OSError as error:
         raise FreqFormerError(f"cannot write into {folder}: {error.strerror}; choose another --output-dir") from error
+
+
+def refuse_to_replace(folder: Path, names: Iterable[str]) -> None:
+    """Raise FreqFormerError for a folder that holds something of these names; empty folders are nothing."""
+    for name in names:
+        path = folder / name
+        if any(path.iterdir()) if path.is_dir() else path.exists():
+            raise FreqFormerError(
+                f"{folder} holds a {name} that would be replaced: choose another --output-dir, or say --overwrite"
+            )
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import FreqFormerError
 from ..pages import Beside, Code, Section, Table, Text, picture_of, write_page
-from .folder import FILTERS, Run, figure, read_run, scores
+from .folder import FILTERS, OUTPUT, Run, figure, read_run, scores
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,8 +19,6 @@ _PICTURES = {
     "worst.png": "Worst predictions",
     FILTERS: "Filters",
 }
-# What a run is called and where it writes makes no difference.
-_OUTPUT = ("output_dir", "overwrite", "resume")
 
 
 def compare(folders: Sequence[Path | str], target: Path | str, *, overwrite: bool = False) -> Path:
@@ -38,9 +36,12 @@ def compare(folders: Sequence[Path | str], target: Path | str, *, overwrite: boo
         FreqFormerError: fewer than two runs, runs of different tasks, a folder that holds none, or an existing target.
     """
     target = Path(target)
-    places = list(dict.fromkeys(Path(folder) for folder in folders))
-    if len(places) < 2:
-        raise FreqFormerError("name at least two different runs to compare")
+    # One folder may be spelt in several ways.
+    places = [Path(folder) for folder in folders]
+    if len({place.resolve() for place in places}) < max(2, len(places)):
+        raise FreqFormerError("name at least two different runs to compare, each once")
+    if not target.parent.is_dir():
+        raise FreqFormerError(f"cannot write {target}: its folder does not exist")
     if target.exists() and not overwrite:
         raise FreqFormerError(f"{target} exists: choose another --output, or say --overwrite")
     runs = _named([read_run(folder) for folder in places])
@@ -60,7 +61,6 @@ def compare(folders: Sequence[Path | str], target: Path | str, *, overwrite: boo
 def _named(runs: list[Run]) -> dict[str, Run]:
     """The runs by their folders' names, or by their paths where two have the same."""
     names = [run.folder.absolute().name for run in runs]
-    # Even paths may be spelt in two ways.
     if len(set(names)) < len(names):
         names = [str(run.folder) for run in runs]
     return dict(zip(names, runs, strict=True))
@@ -91,21 +91,20 @@ def _best(name: str, values: Sequence[float | None]) -> float | None:
 
 
 def _costs(run: Run) -> dict[str, Any]:
-    seconds = [row["seconds"] for row in run.epochs if "seconds" in row]
-    mean = sum(seconds) / len(seconds) if seconds else None
-    images = run.metrics.get("images_per_epoch")
+    pace = run.pace
+    rate = None if pace is None else pace.images_per_second
     counts = {name: run.metrics.get(name) for name in ("parameters", "trained_parameters")}
     return {
         **{name.replace("_", " "): None if count is None else f"{count:,}" for name, count in counts.items()},
         "best epoch": None if run.best_epoch is None else f"{run.best_epoch} of {len(run.epochs)}",
-        "s an epoch": None if mean is None else f"{mean:.2f}",
-        "s in all": None if mean is None else f"{sum(seconds):.1f}",
-        "training images/s": None if images is None or not mean else f"{images / mean:.1f}",
+        "s an epoch": None if pace is None else f"{pace.seconds:.2f}",
+        "s in all": None if pace is None else f"{pace.total:.1f}",
+        "training images/s": None if rate is None else f"{rate:.1f}",
     }
 
 
 def _settings(runs: Mapping[str, Run]) -> Section:
-    names = dict.fromkeys(name for run in runs.values() for name in run.settings if name not in _OUTPUT)
+    names = dict.fromkeys(name for run in runs.values() for name in run.settings if name not in OUTPUT)
     rows = []
     for name in names:
         values = [run.settings.get(name) for run in runs.values()]
@@ -132,6 +131,7 @@ def draw_curves(runs: Mapping[str, Run]) -> "Figure":
 
     figure = Figure(figsize=(13, 7.5), layout="constrained")
     grid = figure.subplots(2, 2, sharey="row")
+    lines = {}
     for number, (what, run) in enumerate(runs.items()):
         names = (run.monitor or "", "train/loss")
         seconds = 0.0
@@ -148,7 +148,7 @@ def draw_curves(runs: Mapping[str, Run]) -> "Figure":
             colour = f"C{number % 10}"
             style = ("-", "--", ":", "-.")[number // 10 % 4]
             for place, x in zip(axes, (epochs, passed), strict=True):
-                place.plot(x, values, style, marker=".", color=colour, label=plain(what))
+                (lines[what],) = place.plot(x, values, style, marker=".", color=colour)
                 place.set_ylabel(name)
     for place in grid.flat:
         place.grid(alpha=0.3)
@@ -156,8 +156,12 @@ def draw_curves(runs: Mapping[str, Run]) -> "Figure":
         place.xaxis.set_major_locator(MaxNLocator(integer=True))
     grid[1, 0].set_xlabel("epoch")
     grid[1, 1].set_xlabel("seconds")
-    handles, labels = grid[1, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    legend = figure.legend(
+        lines.values(), map(str, range(len(lines))), loc="outside lower center", ncols=3, frameon=False
+    )
+    # Given as labels, those that begin with an underscore would be left out.
+    for text, what in zip(legend.get_texts(), lines, strict=True):
+        text.set_text(plain(what))
     return figure
 
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from PIL import Image
@@ -28,12 +28,24 @@ SETS = {"best": "best epoch", "raw": "its weights without the average", "average
 MONITORS = ("val/top1", "val/mask_AP", "val/AP", "val/mIoU")
 """The score by which an epoch is the best, of each task."""
 _TIMING = ("images", "bad_images", "seconds", "images_per_second")
-# Where a run writes, and nothing of what it does.
-_OUTPUT = ("output_dir", "overwrite", "resume")
+OUTPUT = ("output_dir", "overwrite", "resume", "per_class")
+"""The settings that say where a run or an evaluation writes, and nothing of what it does."""
 # A page stays below a few MB: pictures of more bytes become JPEG files.
 _LARGE = 400_000
 # libyaml does it ten times as fast, where it is there.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Pace(NamedTuple):
+    """How long a run's epochs took, with their evaluations."""
+
+    epochs: int
+    seconds: float
+    """Of an epoch, on average."""
+    total: float
+    """Seconds of all epochs."""
+    images_per_second: float | None
+    """Training images; None where their number is not known."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,8 @@ class Run:
     metrics: dict[str, Any]
     starts: list[dict[str, Any]]
     """Where and how it was started, each time."""
+    unknown: str
+    """Why the starts are not known, where they are not."""
 
     @property
     def task(self) -> str:
@@ -87,13 +101,26 @@ class Run:
         rows = [row for row in self.epochs if row.get(name) is not None]
         return max(rows, key=lambda row: row[name])["epoch"] if rows else None
 
+    @property
+    def pace(self) -> Pace | None:
+        """How long training took; None where no epoch's time is known."""
+        seconds = [row["seconds"] for row in self.epochs if "seconds" in row]
+        if not seconds:
+            return None
+        mean, images = sum(seconds) / len(seconds), self.metrics.get("images_per_epoch")
+        return Pace(len(seconds), mean, sum(seconds), None if images is None or mean <= 0 else images / mean)
+
     def table(self, name: str) -> list[dict[str, str]]:
-        """The rows of a CSV file; none where it is missing."""
+        """The rows of a CSV file, with empty cells where one is too short; none where it is missing or damaged."""
         path = self.folder / name
         if not path.is_file():
             return []
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return list(csv.DictReader(file))
+            try:
+                rows = list(csv.DictReader(file, restkey="", restval=""))
+            except csv.Error:
+                return []
+        return [{name: value for name, value in row.items() if name} for row in rows]
 
     def examples(self) -> list[dict[str, str]]:
         """The best and the worst predictions."""
@@ -134,16 +161,15 @@ def read_run(folder: Path) -> Run:
     Raises:
         FreqFormerError: it holds neither, or one of them is damaged.
     """
-    config, evaluation = _mapping(folder / CONFIG), _mapping(folder / EVALUATION)
-    metrics, starts = _mapping(folder / METRICS), _read(folder / ENVIRONMENT)
-    found = isinstance(starts, list) and all(isinstance(start, dict) for start in starts)
-    known: dict[str, Any] = {"folder": folder, "metrics": metrics, "starts": starts if found else []}
+    config, evaluation, metrics = (mapping(folder / name) for name in (CONFIG, EVALUATION, METRICS))
+    starts, unknown = _starts(folder / ENVIRONMENT)
+    known: dict[str, Any] = {"folder": folder, "metrics": metrics, "starts": starts, "unknown": unknown}
     if config and config.keys() >= {"epochs", "batch_size"}:
         kind = _config_type(config)
         line = ["freqformer", *kind.command.split(), "--config", str(folder / CONFIG), "--output-dir", "NEW"]
         defaults = {name: _plain(value) for name, value in asdict(kind()).items()}
         changed = [name for name, value in config.items() if name in defaults and defaults[name] != value]
-        changed = [name for name in changed if name not in _OUTPUT]
+        changed = [name for name in changed if name not in OUTPUT]
         return Run(command=kind.command, settings=config, changed=changed, again=shlex.join(line), **known)
     if isinstance(evaluation.get("settings"), dict):
         again, changed = evaluation.get("command"), evaluation.get("changed", [])
@@ -155,6 +181,19 @@ def read_run(folder: Path) -> Run:
         command = "detect eval" if "AP" in metrics else "segment eval" if "mIoU" in metrics else "eval"
         return Run(command=command, settings={}, changed=[], again=None, **known)
     raise FreqFormerError(f"{folder} holds no run: name a folder that a training or an evaluation has written")
+
+
+def _starts(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """What ``environment.json`` holds, or nothing and why: it is only told, and the page can do without."""
+    damaged = f"{path.name} is damaged."
+    try:
+        starts = _read(path)
+    except FreqFormerError:
+        return [], damaged
+    if starts is None:
+        return [], "The run is older than this page."
+    found = isinstance(starts, list) and all(isinstance(start, dict) for start in starts)
+    return (starts, "") if found else ([], damaged)
 
 
 def _config_type(config: Mapping[str, Any]) -> Any:
@@ -171,7 +210,8 @@ def _config_type(config: Mapping[str, Any]) -> Any:
     return AdaptationConfig if "encoder" in config else ClassificationConfig
 
 
-def _mapping(path: Path) -> dict[str, Any]:
+def mapping(path: Path) -> dict[str, Any]:
+    """The names and values of a JSON or YAML file; nothing where it is missing or holds something else."""
     content = _read(path)
     return content if isinstance(content, dict) else {}
 

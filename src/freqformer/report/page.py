@@ -1,9 +1,11 @@
 """The page of a run: what came out, how it is repeated, and what there is to look at."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..pages import Code, Section, Table, Text, write_page
+from ..tasks.extremes import CONFUSIONS
 from .folder import EVALUATION, FILTERS, REPORT, Run, figure, read_run, scores
 from .sweep import is_sweep, write_sweep
 
@@ -18,6 +20,8 @@ _RANKS = {
         "the smallest mean IoU of the classes in their masks",
     ),
 }
+# The columns of tables that are figures with a fraction, with or without the prefix mask_.
+_FIGURES = ("accuracy", "IoU", "AP", "AP50", "probability", "loss", "F1", "mIoU")
 # Tables of more rows are folded.
 _LONG = 20
 
@@ -103,15 +107,17 @@ def _classes(run: Run) -> list[Section]:
         *run.picture("confusion.png", "Which classes are taken for which: shares of the true class, and images."),
         *run.picture("per_class.png", "The score of each class."),
     ]
-    rows = [{name: _number(value) for name, value in row.items()} for row in run.table("per_class.csv")]
+    rows = [_rounded(row) for row in run.table("per_class.csv")]
     if not rows:
         rows = run.metrics.get("per_class", [])
     sections = [Section("Classes", pictures)] if pictures else []
+    if pairs := run.table(CONFUSIONS):
+        sections.append(Section("Which classes are taken for which most often", [Table(pairs)]))
     return [*sections, *([Section("Each class", [Table(rows)], folded=len(rows) > _LONG)] if rows else [])]
 
 
 def _examples(run: Run) -> list[Section]:
-    rows = [{name: _number(value) for name, value in row.items()} for row in run.examples()]
+    rows = [_rounded(row) for row in run.examples()]
     key = next((name for name in _RANKS if rows and name in rows[0]), None)
     best, worst = _RANKS[key] if key else ("the best score", "the worst score")
     pictures: list[Any] = [
@@ -136,24 +142,15 @@ def _timing(run: Run) -> Section:
     def add(what: str, value: str) -> None:
         rows.append({"": what, " ": value})
 
-    for what, value in timing(run).items():
-        add(what, value)
+    if (pace := run.pace) is not None:
+        add("epoch, with its evaluation", f"{pace.seconds:.2f} s")
+        add(f"all {pace.epochs} epochs", f"{pace.total:.1f} s")
+        if pace.images_per_second is not None:
+            add("training, with evaluations", f"{pace.images_per_second:.1f} images/s")
     for what, found in run.sets.items():
         if "images_per_second" in found:
             add(f"evaluation, {what}", f"{found['seconds']:.1f} s, {found['images_per_second']:.1f} images/s")
     return Section("Timing", [Table(rows)] if rows else [Text("No time was taken.")])
-
-
-def timing(run: Run) -> dict[str, str]:
-    """How long training took, in words; nothing of an evaluation."""
-    seconds = [row["seconds"] for row in run.epochs if "seconds" in row]
-    if not seconds:
-        return {}
-    mean = sum(seconds) / len(seconds)
-    said = {"epoch, with its evaluation": f"{mean:.2f} s", f"all {len(seconds)} epochs": f"{sum(seconds):.1f} s"}
-    if "images_per_epoch" in run.metrics and mean > 0:
-        said["training, with evaluations"] = f"{run.metrics['images_per_epoch'] / mean:.1f} images/s"
-    return said
 
 
 def _settings(run: Run) -> list[Section]:
@@ -190,7 +187,7 @@ def _data(run: Run) -> list[Section]:
 
 def _environment(run: Run) -> Section:
     if not run.starts:
-        return Section("Environment", [Text("It is not known: the run is older than this page.")])
+        return Section("Environment", [Text(f"It is not known. {run.unknown}")])
     parts: list[Any] = []
     if len(run.starts) > 1:
         parts.append(Text(f"The run was started {len(run.starts)} times; a row is a start, the last one is the last."))
@@ -202,9 +199,13 @@ def _environment(run: Run) -> Section:
     return Section("Environment", [Table(rows)])
 
 
+def _rounded(row: Mapping[str, str]) -> dict[str, Any]:
+    """A row of a CSV file with its figures as numbers, which a page rounds; a class may be called 2.10."""
+    return {name: _number(text) if name.rpartition("_")[2] in _FIGURES else text or None for name, text in row.items()}
+
+
 def _number(text: str) -> Any:
-    """A cell of a CSV file, rounded where it is a number with a fraction."""
     try:
-        return float(text) if "." in text or "e-" in text else text or None
+        return float(text)
     except ValueError:
-        return text
+        return text or None

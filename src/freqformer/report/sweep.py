@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..pages import Picture, Section, Table, Text, write_page
+from .folder import CONFIG, mapping
 
 TABLE = "results.md"
 PICTURE = "results.png"
@@ -11,7 +12,7 @@ PICTURE = "results.png"
 
 def is_sweep(folder: Path) -> bool:
     """Whether a folder is that of ``freqformer adapt sweep``."""
-    return (folder / TABLE).is_file() and (folder / "config.yaml").is_file()
+    return (folder / TABLE).is_file() and "tasks" in mapping(folder / CONFIG)
 
 
 def write_sweep(folder: Path, target: Path) -> Path:

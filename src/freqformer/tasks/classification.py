@@ -19,12 +19,13 @@ from ..models import SpectralNet, canonical_name, load_checkpoint
 from ..tables import write_csv
 from ..teachers import Teacher, load_teacher
 from .config import require
-from .extremes import EXAMPLES, Example, Extremes
+from .extremes import CONFUSIONS, EXAMPLES, Example, Extremes
 from .images import ImagesConfig, device_augmentation, preprocessing
 from .losses import Criterion, Distillation, TokenLabels, require_token_grid
 from .task import Batch, Task
 
 _EXTREMES = 16
+_PAIRS = 20
 
 
 @dataclass
@@ -212,7 +213,7 @@ class Classification(Task):
         self.val_loss.update(losses)
         self.val_metrics.update(logits, target)
         self.confusion.update(logits, target)
-        if self.val is not None and isinstance(batch, dict) and "index" in batch:
+        if self.keeps_examples and self.val is not None and isinstance(batch, dict) and "index" in batch:
             self._watch(batch["index"], losses, logits, target)
         self.log("val/loss", self.val_loss)
         self.log_dict(self.val_metrics, prog_bar=True)
@@ -244,6 +245,17 @@ class Classification(Task):
             for i, (name, row) in enumerate(zip(names, counts, strict=True))
         ]
 
+    def confusions(self) -> list[dict[str, Any]]:
+        """The pairs of classes that are most often taken for one another over the last evaluation, and how often."""
+        true, predicted = self.counts.nonzero(as_tuple=True)
+        wrong = true != predicted
+        true, predicted = true[wrong], predicted[wrong]
+        images = self.counts[true, predicted]
+        order = images.argsort(descending=True, stable=True)[:_PAIRS]
+        names = self._names()
+        rows = zip(true[order].tolist(), predicted[order].tolist(), images[order].tolist(), strict=True)
+        return [{"true": names[one], "predicted": names[other], "images": count} for one, other, count in rows]
+
     def draw(self, folder: Path) -> None:
         """Draw the last evaluation into a folder: ``confusion.png``, for up to 100 classes, and ``best.png`` and
         ``worst.png``, the images of the smallest and the largest losses."""
@@ -268,8 +280,11 @@ class Classification(Task):
                 draw_predictions(images, predictions, probabilities, truth, folder / f"{name}.png")
 
     def keep(self, folder: Path) -> None:
-        """Write each class's accuracy, and the images of the smallest and the largest losses."""
+        """Write each class's accuracy, the pairs of classes that are most often taken for one another, and the images
+        of the smallest and the largest losses."""
         write_csv(folder / "per_class.csv", self.per_class())
+        if pairs := self.confusions():
+            write_csv(folder / CONFUSIONS, pairs)
         names = self._names()
         rows = []
         for name, examples in self._examples():

@@ -8,6 +8,8 @@ from typing import Any
 
 EXAMPLES = "examples.csv"
 """The table of them in a run's folder."""
+CONFUSIONS = "confusions.csv"
+"""The table of the classes that are most often taken for another."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from .config import require
 from .dense import DenseConfig, DenseTask
 from .dense_pictures import draw_per_class
 from .extremes import Example, Extremes
-from .image_scores import miou_of_masks
+from .image_scores import miou_of_counts
 from .images import require_size
 from .task import Batch
 
@@ -237,8 +237,8 @@ class Segmentation(DenseTask):
             if has_class.any():
                 self.val_loss.update(F.cross_entropy(logits[:, has_class].T, target[has_class], reduction="none"))
             predicted = logits.argmax(0)
-            self.confusion.update(predicted[None], target[None])
-            score = miou_of_masks(predicted, target, len(self.val.classes), IGNORED)
+            counts = self.confusion(predicted[None], target[None])
+            score = miou_of_counts(counts) if self.keeps_examples else None
             if score is not None:
                 self.extremes.add(
                     score,
@@ -273,7 +273,7 @@ class Segmentation(DenseTask):
         ]
 
     def draw(self, folder: Path) -> None:
-        """Write ``best.png`` and ``worst.png``, the images of the largest and the smallest `miou_of_masks` with their
+        """Write ``best.png`` and ``worst.png``, the images of the largest and the smallest `miou_of_counts` with their
         masks and predictions, and ``per_class.png``."""
         names, palette = self.model.label_names, self.val.palette
         legend = {name: tuple(colour) for name, colour in zip(names, palette.tolist(), strict=True)}

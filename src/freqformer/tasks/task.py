@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
@@ -67,6 +68,11 @@ class Task(LightningModule):
 
     def keep(self, folder: Path) -> None:
         """Write what else the run leaves of its best weights into its folder; most tasks leave nothing."""
+
+    @property
+    def keeps_examples(self) -> bool:
+        """Whether this evaluation is one to look at: those after each epoch of training are not."""
+        return self.trainer.state.fn is TrainerFn.VALIDATING
 
     def gathered(self, values: list[Any]) -> list[Any]:
         """The lists of all processes, one after another."""
