@@ -238,6 +238,8 @@ def test_hostile_files_are_refused_in_words_and_the_page_goes_on(page, digit, tm
     for name, words in write_hostile(tmp_path).items():
         send(page, tmp_path / name)
         page.locator("#status .bad").get_by_text(words).wait_for(timeout=WAIT)
+        # The words may come a moment before the picture is taken away.
+        page.wait_for_selector("#upload img", state="detached", timeout=WAIT)
         assert page.locator("#given img").count() == 0
         text = page.inner_text("body")
         assert "Traceback" not in text
