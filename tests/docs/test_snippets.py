@@ -49,23 +49,19 @@ class Read:
 # The first pattern that is found in a command says what is done with it.
 RULES: list[tuple[str, Run | Read]] = [
     (r"^(torchrun|mpirun|srun) ", Read("one process here; tests/engine/test_processes.py starts several")),
-    (r"\.\.\.", Read("the docs leave out a part")),
     (r"^freqformer bench", Read("it measures for minutes; tests/tools/test_bench.py runs it")),
     (r"^freqformer demo", Read("it serves until it is stopped; the tests of the demo open it in a browser")),
-    (r"^freqformer quickstart", Read("it trains for a minute; tests/tools/test_quickstart.py runs it")),
     (r"^freqformer adapt sweep", Read("it makes many runs; tests/engine/test_sweep.py runs it")),
-    (r"hf-hub:|hf:", Read("it needs the network")),
     (r"FASHION_MNIST|runs/fashion|CIFAR10 --data-path (?!cifar10)", Read("it is a record of a run of many minutes")),
     (r"sup_vitb16_imagenet21k", Read("a ViT-B and its weights; tests/engine/test_adapt.py runs test_vit")),
     (r"stanford_cars|data-path coco", Read("the data set's own layout; tests/data has it in miniature")),
     (
-        r"^freqformer export --model-path runs/photos --dynamic-size photos\.onnx$",
+        r"^freqformer export --model-path runs/(photos|mine) --dynamic-size (photos|mine)\.onnx$",
         Read("conftest.py runs it once for all pages"),
     ),
     (r"^freqformer train .*--resume", Run()),
     (r"^freqformer train .*--data-set CIFAR10", Run("--arch freqformer_n --data-set DIGITS")),
     (r"^freqformer train .*--finetune gfnet-xs.pth", Run("--arch gfnet_xs --input-size 64")),
-    (r"^freqformer train .*--input-size (224|384)", Run("--input-size 64")),
     (r"^freqformer train .*--recipe imagenet", Run("--input-size 32")),
     (r"^freqformer train ", Run()),
     (r"^freqformer adapt ", Run()),
@@ -79,6 +75,8 @@ RULES: list[tuple[str, Run | Read]] = [
 
 # Snippets whose sizes are a reader's and not a test's: the page, what stands there, and what the test has in its place.
 SMALLER = [
+    ("README.md", 'create_model("gfnet_xs").to(torch.bfloat16)', 'create_model("test_gfnet").to(torch.bfloat16)'),
+    ("README.md", "torch.randn(16, 3, 224, 224, dtype", "torch.randn(2, 3, 32, 32, dtype"),
     ("README.md", "epochs=2, mixup=0", "epochs=1, limit_train=32, batch_size=16, mixup=0"),
     (
         "docs/dense.md",
@@ -213,6 +211,11 @@ def test_a_block_is_of_a_kind_that_is_tested(block):
 def test_every_command_has_a_rule():
     without = [f"{command} {command.text}" for command in FREQFORMER if treatment(command) is None]
     assert without == [], "add a rule to RULES"
+
+
+def test_every_rule_has_a_command():
+    used = {next(iter(p for p, _ in RULES if re.search(p, command.text)), None) for command in FREQFORMER}
+    assert [pattern for pattern, _ in RULES if pattern not in used] == [], "delete it from RULES"
 
 
 class Parsed(BaseException):

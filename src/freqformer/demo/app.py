@@ -4,7 +4,7 @@ import html
 import logging
 import traceback
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ import gradio as gr
 
 from ..data import printable
 from ..errors import FreqFormerError
-from .looking import ALL, TOP_K, attention_of, colours_of, filters_of, look
+from .looking import ALL, TOP_K, Said, answer, attention_of, colours_of, filters_of, look
 from .subject import Subject
 from .uploads import MAX_BYTES, MAX_PIXELS, read_upload, uploaded
 
@@ -108,14 +108,20 @@ def build(subject: Subject, examples: Mapping[str, Path], folder: Path) -> gr.Bl
             left_spectrum = _picture("The spectrum of what is left", "left-spectrum")
         shown: list[Any] = [given, spectrum, left, left_spectrum, *answers]
 
+        # Moving a slider asks the model of what is left alone.
+        @lru_cache(maxsize=4)
+        def of_given(path: str, score: float) -> Said:
+            return answer(subject, read_upload(path), score)
+
         def looked(sent: Any, low: Any, high: Any, score: Any) -> dict[Any, Any]:
             if sent is None:
                 return dict.fromkeys(shown)
-            image, problem = _try(lambda: read_upload(uploaded(sent, folder)))
+            path, problem = _try(lambda: uploaded(sent, folder))
+            image, problem = _try(lambda: read_upload(path)) if path else (None, problem)
             if image is None:
                 # The browser would show what it cannot read as a broken picture.
                 return {**dict.fromkeys([upload, *shown]), status: _said(problem, bad=True)}
-            seen, problem = _try(lambda: look(subject, image, low, high, score))
+            seen, problem = _try(lambda: look(subject, image, low, high, score, partial(of_given, path)))
             if seen is None:
                 return {status: _said(problem, bad=True)}
             said = [getattr(one, part) for one in (seen.of_given, seen.of_left) for part in _ANSWERS[subject.task]]

@@ -63,7 +63,28 @@ class Looked:
 
 
 @torch.inference_mode()
-def look(subject: Subject, image: Image.Image, low: float = 0.0, high: float = ALL, score_thr: float = 0.3) -> Looked:
+def answer(subject: Subject, image: Image.Image, score_thr: float = 0.3) -> Said:
+    """What a model says of an image.
+
+    Args:
+        subject: the model.
+        image: RGB.
+        score_thr: of a detector, the least score of what is drawn.
+    """
+    if subject.task == "classification":
+        return _classify(subject, model_transform(subject.model)(image))
+    return _detect(subject, image, score_thr) if subject.task == "detection" else _segment(subject, image)
+
+
+@torch.inference_mode()
+def look(
+    subject: Subject,
+    image: Image.Image,
+    low: float = 0.0,
+    high: float = ALL,
+    score_thr: float = 0.3,
+    of_given: Callable[[float], Said] | None = None,
+) -> Looked:
     """Show an image to a model, whole and without some of its frequencies.
 
     Args:
@@ -72,6 +93,8 @@ def look(subject: Subject, image: Image.Image, low: float = 0.0, high: float = A
         low: the least frequency to keep, as a share of the Nyquist frequency of what the model gets.
         high: the greatest.
         score_thr: of a detector, the least score of what is drawn.
+        of_given: from ``score_thr`` to the `answer` for the whole image, of one who remembers it; by default the model
+            is asked.
 
     Raises:
         FreqFormerError: the band's ends or the score are no numbers in their ranges.
@@ -80,15 +103,22 @@ def look(subject: Subject, image: Image.Image, low: float = 0.0, high: float = A
     if low > high:
         raise FreqFormerError(f"“keep from” ({low:g}) is above “keep up to” ({high:g}): nothing would be kept")
     score_thr = _number(score_thr, "the least score", 1.0)
+    said = of_given(score_thr) if of_given else answer(subject, image, score_thr)
+    everything = low == 0 and high >= HIGHEST
     if subject.task == "classification":
-        given, said = _classify(subject, image, low, high)
+        cfg = subject.model.pretrained_cfg
+        mean, std = (torch.tensor(cfg[key])[:, None, None] for key in ("mean", "std"))
+        pixels = model_transform(subject.model)(image)
+        said_of_left = said if everything else _classify(subject, band_pass(pixels, low, high))
+        given = pixels * std + mean
     else:
-        given, said = _find(subject, image, low, high, score_thr)
+        given = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+        said_of_left = said if everything else answer(subject, _picture(band_pass(given, low, high)), score_thr)
     left = band_pass(given, low, high)
     spectra = [_log_magnitude(pixels) for pixels in (given, left)]
     strongest = float(spectra[0].max())
     drawn = [_draw_spectrum(spectrum, strongest, low, high) for spectrum in spectra]
-    return Looked(_visible(given), _visible(left), drawn[0], drawn[1], said[0], said[1])
+    return Looked(_visible(given), _visible(left), drawn[0], drawn[1], said, said_of_left)
 
 
 def attention_of(subject: Subject, image: Image.Image) -> Image.Image:
@@ -123,20 +153,9 @@ def _number(value: object, name: str, most: float) -> float:
     return float(value)
 
 
-def _everything(low: float, high: float) -> bool:
-    return low == 0 and high >= HIGHEST
-
-
-def _classify(subject: Subject, image: Image.Image, low: float, high: float) -> tuple[Tensor, list[Said]]:
-    cfg = subject.model.pretrained_cfg
-    pixels = model_transform(subject.model)(image)
+def _classify(subject: Subject, pixels: Tensor) -> Said:
     device = next((parameter.device for parameter in subject.model.parameters()), torch.device("cpu"))
-    batch = torch.stack([pixels, band_pass(pixels, low, high)]).to(device)
-    # The same image twice would only cost time; an ONNX file may take one image at a time.
-    batches = batch[:1] if _everything(low, high) else batch
-    said = [Said(_named(subject, most_probable(subject.model, one[None], TOP_K)[0])) for one in batches]
-    mean, std = (torch.tensor(cfg[key])[:, None, None] for key in ("mean", "std"))
-    return pixels * std + mean, [said[0], said[-1]]
+    return Said(_named(subject, most_probable(subject.model, pixels[None].to(device), TOP_K)[0]))
 
 
 def _named(subject: Subject, found: tuple[list[float], list[int]]) -> dict[str, float]:
@@ -144,20 +163,6 @@ def _named(subject: Subject, found: tuple[list[float], list[int]]) -> dict[str, 
     counts = Counter(subject.labels)
     names = [f"{subject.labels[i]} ({i})" if counts[subject.labels[i]] > 1 else subject.labels[i] for i in found[1]]
     return dict(zip(names, found[0], strict=True))
-
-
-def _find(subject: Subject, image: Image.Image, low: float, high: float, score_thr: float) -> tuple[Tensor, list[Said]]:
-    find: Callable[[Image.Image], Said]
-    find = (
-        (lambda one: _detect(subject, one, score_thr))
-        if subject.task == "detection"
-        else (lambda one: _segment(subject, one))
-    )
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-    of_given = find(image)
-    if _everything(low, high):
-        return pixels, [of_given, of_given]
-    return pixels, [of_given, find(_picture(band_pass(pixels, low, high)))]
 
 
 def _detect(subject: Subject, image: Image.Image, score_thr: float) -> Said:

@@ -26,7 +26,7 @@ class Subject:
     model: Any
     """In evaluation mode."""
     labels: list[str]
-    """The names of its classes."""
+    """The names of its classes, printable: pages and their JSON have no place for a name's undecodable bytes."""
     about: dict[str, Any] = field(default_factory=dict)
     """Of a detector or a segmenter, its checkpoint's description."""
 
@@ -65,9 +65,10 @@ def load(path: str | Path, arch: str | None = None) -> Subject:
     task = description.get("task", "classification") if isinstance(description, dict) else "classification"
     if task in DENSE_COMMANDS:
         model, about = load_dense(path, task)
-        return Subject(name, task, model, list(model.label_names), about)
+        model.label_names = [*map(printable, model.label_names)]
+        return Subject(name, task, model, model.label_names, about)
     classifier = load_classifier(path, arch=arch)
     labels = class_names(classifier)
     if not labels:
         raise FreqFormerError(f"{path} has no classifier: name a checkpoint with classes")
-    return Subject(name, "classification", classifier.eval(), labels)
+    return Subject(name, "classification", classifier.eval(), [*map(printable, labels)])
