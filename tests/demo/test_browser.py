@@ -194,14 +194,14 @@ def test_an_upload_is_read_and_a_slider_changes_what_is_left(page, digit):
     before = source(page, "left")
     page.locator("#high input[type=range]").press("End")
     changed(page, "left", before)
-    page.wait_for_selector("#attention img", timeout=WAIT)
+    page.wait_for_selector("#filters img", timeout=WAIT)
     page.screenshot(path=ARTIFACTS / "demo-classifier.png", full_page=True)
 
 
 def test_the_filters_and_the_attention_are_shown(page):
-    page.wait_for_selector("#attention img", timeout=WAIT)
-    page.get_by_role("tab", name="Learned filters").click()
     page.wait_for_selector("#filters img", timeout=WAIT)
+    page.get_by_role("tab", name="Attention").click()
+    page.wait_for_selector("#attention img", timeout=WAIT)
 
 
 def test_an_example_is_chosen_by_a_click(page):

@@ -172,9 +172,9 @@ def _inside(page: gr.Blocks, upload: gr.Image, subject: Subject, folder: Path) -
         return (None, "") if image is None else _try(lambda: attention_of(subject, image))
 
     for title, words, height, triggers, function, inputs in (
-        ("Attention", "attention", 560, [page.load, upload.change], attention, [upload]),
         # As large as it is: a deep model has many rows.
         ("Learned filters", "filters", None, [page.load], filters_once, []),
+        ("Attention", "attention", 560, [page.load, upload.change], attention, [upload]),
     ):
         with gr.Tab(title):
             picture = _picture(f"{title} of this model's blocks", words, height)

@@ -124,7 +124,11 @@ def look(
 def attention_of(subject: Subject, image: Image.Image) -> Image.Image:
     """The attention of a model's blocks on an image, drawn; raises FreqFormerError where the model has none."""
     _require_layers(subject, "attention")
-    return _render(attention(subject.model, image))
+    try:
+        return _render(attention(subject.model, image))
+    except FreqFormerError as error:
+        # What follows are commands, which a visitor does not have.
+        raise FreqFormerError(str(error).partition(";")[0]) from error
 
 
 def filters_of(subject: Subject) -> Image.Image:
