@@ -105,7 +105,9 @@ def test_a_batch_of_one_is_not_to_be_halved(tiny, tmp_path, loss_at):
 def test_logs_that_cannot_be_written_are_refused_at_the_start(refused, words, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "logs").write_text("a file")
-    assert "cannot write" in refused(*words(tmp_path / "run"))
+    assert "logs" in refused(*words(tmp_path / "run"))
+    assert "cannot write" in refused(*words(tmp_path / "run", "--overwrite"))
+    assert (tmp_path / "run" / "logs").read_text() == "a file"
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
