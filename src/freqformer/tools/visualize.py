@@ -1,7 +1,7 @@
 """What a checkpoint has learned, as a picture and a page in a folder: KIND.png and KIND.html."""
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ from ..data import printable
 from ..errors import FreqFormerError
 from ..pages import Code, Picture, Section, Table, Text, picture_of, write_page
 from ..visualize import LearnedFilter, filters, learned_filters, load_network, mixtures
+from ..visualize.features import Progress
 from ..visualize.learned import KINDS
 from ..visualize.sheet import choose_layers, filter_band
 from ..visualize.tiles import draw_bands
 from .predict import find_images
-
-Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 def targets(
