@@ -135,7 +135,7 @@ def show_filters(
             draw_bands([replace(band, title="")], "", tile=1.05, columns=8), f"{KINDS[one.kind]} of {one.name}"
         )
         sections.append(Section(f"{numbers[one.name]}: {one.name}", [picture]))
-    words = [str(path)]
+    typed = [str(path)]
     for flag, values, usual in (
         ("--layers", layers or [], []),
         ("--channels", [channels] if isinstance(channels, int) else [], [16]),
@@ -145,8 +145,8 @@ def show_filters(
         ("--images", images or [], []),
         ("--arch", [] if arch is None else [arch], []),
     ):
-        words += [flag, *map(str, values)] if values and list(values) != usual else []
-    sections.append(repeat_section("filters", words))
+        typed += [flag, *map(str, values)] if values and list(values) != usual else []
+    sections.append(repeat_section("filters", typed))
     return write_both(both, overview, f"Learned filters of {printable(str(path))}", sections)
 
 
