@@ -16,6 +16,8 @@ from freqformer.errors import FreqFormerError
 # Only what photographs come in: among Pillow's other formats are some that start programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
+Source = str | Path | Image.Image
+"""An image: its path, or the image itself."""
 _Decoded = TypeVar("_Decoded")
 
 

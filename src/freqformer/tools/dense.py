@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import segmentation_eval_transform
+from ..data.images import Source
 from ..dense import Detector, Segmenter, load_dense
 from ..tasks import require
 from ..tasks.detection import as_it_is
 from ..tasks.segmentation import TEST_MODES, segment_logits
-from .predict import Source, open_source
+from .predict import open_source
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What detectors and segmenters find in image files, written into a folder."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..tables import write_json
 from ..tasks import require
 from ..tasks.coco_scores import run_lengths
 from ..tasks.dense_pictures import class_colours, draw_instances
+from ..visualize.features import Progress
 from .dense import Found, detect, segment
 from .predict import find_images
 
@@ -23,7 +24,6 @@ DETECTIONS = "detections.json"
 CLASSES = "classes.json"
 _MASK, _OVERLAY = ".png", "_overlay.png"
 
-Progress = Callable[[Sequence[Any]], Iterable[Any]]
 Skip = Callable[[UnreadableImage], object]
 
 

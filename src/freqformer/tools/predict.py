@@ -11,11 +11,10 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 
 from ..data import EXTENSIONS, decode
+from ..data.images import Source
 from ..errors import FreqFormerError
 from ..factory import Classifier, load_classifier
 from ..tasks import model_transform
-
-Source = str | Path | Image.Image
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a checkpoint has learned, as a picture and a page in a folder: KIND.png and KIND.html."""
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,11 @@ from ..data import printable
 from ..errors import FreqFormerError
 from ..pages import Code, Picture, Section, Table, Text, picture_of, write_page
 from ..visualize import LearnedFilter, filters, learned_filters, load_network, mixtures
+from ..visualize.features import Progress
 from ..visualize.learned import KINDS
 from ..visualize.sheet import choose_layers, filter_band
 from ..visualize.tiles import draw_bands
 from .predict import find_images
-
-Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 def targets(
@@ -136,7 +135,7 @@ def show_filters(
             draw_bands([replace(band, title="")], "", tile=1.05, columns=8), f"{KINDS[one.kind]} of {one.name}"
         )
         sections.append(Section(f"{numbers[one.name]}: {one.name}", [picture]))
-    words = [str(path)]
+    typed = [str(path)]
     for flag, values, usual in (
         ("--layers", layers or [], []),
         ("--channels", [channels] if isinstance(channels, int) else [], [16]),
@@ -146,8 +145,8 @@ def show_filters(
         ("--images", images or [], []),
         ("--arch", [] if arch is None else [arch], []),
     ):
-        words += [flag, *map(str, values)] if values and list(values) != usual else []
-    sections.append(repeat_section("filters", words))
+        typed += [flag, *map(str, values)] if values and list(values) != usual else []
+    sections.append(repeat_section("filters", typed))
     return write_both(both, overview, f"Learned filters of {printable(str(path))}", sections)
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.backbone import Grid, grid_of, in_evaluation, patch_embedding
+from ..data.images import Source
 from ..errors import FreqFormerError
 from ..layers import Attention
 from ..layers.heads import ClassAttention
-from .features import Source, inner_network, is_dense, placed_blocks, prepare, run
+from .features import inner_network, is_dense, placed_blocks, prepare, run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

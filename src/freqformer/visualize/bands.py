@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from ..adapters.backbone import in_evaluation
+from ..data.images import Source
 from ..errors import FreqFormerError
 from ..tasks.pictures import add_legend, plain
-from .features import Progress, Source, batches, is_dense, run
+from .features import Progress, batches, is_dense, run
 from .frequencies import HIGHEST, band_pass
 
 if TYPE_CHECKING:

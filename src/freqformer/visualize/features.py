@@ -13,12 +13,13 @@ from torchvision.transforms.v2 import functional as F
 
 from ..adapters.backbone import Backbone, Grid, grid_of, in_evaluation, patch_embedding
 from ..data import decode
+from ..data.images import Source
 from ..errors import FreqFormerError
 from ..layers import AFNO, Attention, Block, DepthwiseConv, DynamicFilter, GlobalFilter, Stage
 from ..tasks import model_transform
 
-Source = str | Path | Image.Image
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
+"""Passes on a sequence and shows how far it is."""
 KINDS = ("spectral", "attention", "convolution", "other")
 """What a block mixes tokens by."""
 _MIXERS: dict[str, tuple[type[nn.Module], ...]] = {

@@ -1,6 +1,6 @@
 """The mixtures of filters that images choose in a model with dynamic filters."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.v2.functional import pil_to_tensor
 
-from ..data import decode, printable
+from ..data import printable
+from ..data.images import Source
 from ..errors import FreqFormerError
 from ..layers import DynamicFilter
 from ..tasks.pictures import plain
+from .features import Progress, prepare, run
 from .learned import LearnedFilter, learned_filters
 from .tiles import Band, draw_bands
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Source = str | Path | Image.Image
 Sources = Source | Sequence[Source]
-
-Progress = Callable[[Sequence[Source]], Iterable[Source]]
 
 MOST_IMAGES = 32
 """Images that are looked at, at most: columns of a picture of shares."""
@@ -100,25 +98,10 @@ def routing_shares(model: nn.Module, images: Sequence[Source], *, progress: Prog
                 handle = module.routing.register_forward_hook(partial(keep, name, module))
                 hooks.callback(handle.remove)
             for image in progress(images):
-                look_at(model, image)
+                run(model, prepare(model, image)[None])
     finally:
         model.train(was_training)
     return {name: torch.cat(shares) for name, shares in chosen.items()}
-
-
-def look_at(model: nn.Module, source: Source) -> None:
-    """Show a network of any task one image, prepared as it wants it."""
-    image = source.convert("RGB") if isinstance(source, Image.Image) else decode(source, str(source))
-    device = next(model.parameters()).device
-    if hasattr(model, "pretrained_cfg"):
-        from ..tasks import model_transform
-
-        model(model_transform(model)(image)[None].to(device))  # type: ignore[arg-type]
-        return
-    from ..dense import Detector
-
-    pixels = pil_to_tensor(image).to(device)
-    model([pixels] if isinstance(model, Detector) else pixels[None])
 
 
 def _mixed(bank: LearnedFilter, number: int, shares: Tensor) -> Band:

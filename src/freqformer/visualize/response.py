@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .features import Placed, Progress, Source, batches, collect, is_dense, placed_blocks
+from ..data.images import Source
+from .features import Placed, Progress, batches, collect, is_dense, placed_blocks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

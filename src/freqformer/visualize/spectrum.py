@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.images import Source
 from ..errors import FreqFormerError
 from ..tasks.pictures import add_legend, plain
-from .features import Placed, Progress, Source, batches, collect, placed_blocks
+from .features import Placed, Progress, batches, collect, placed_blocks
 from .frequencies import radius
 
 if TYPE_CHECKING:
