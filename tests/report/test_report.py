@@ -257,6 +257,13 @@ def test_the_command_says_where_the_page_lies(make_run, capsys):
 # Several runs
 
 
+def test_scores_on_different_data_have_no_best(make_run, tmp_path):
+    runs = [make_run(name, ClassificationConfig(arch="gfnet_ti", data_set=name)) for name in ("CIFAR10", "DIGITS")]
+    words = Page(compare(runs, tmp_path / "both.html")).words
+    assert any("no best is marked" in said for said in words)
+    assert not any("★" in said for said in words)
+
+
 def test_two_runs_side_by_side(make_run, tmp_path):
     pictures = ("confusion.png", "best.png")
     one = make_run("one", pictures=pictures)

@@ -71,7 +71,8 @@ def _results(runs: Mapping[str, Run]) -> Section:
     names = list(dict.fromkeys(name for figures in found.values() for name in figures))
     # What trained and what did not are figures of a run's, not of its model's quality.
     names = [name for name in names if name not in ("parameters", "trained_parameters")]
-    best = {name: _best(name, [figures.get(name) for figures in found.values()]) for name in names}
+    same = _same_data(runs)
+    best = {name: _best(name, [figures.get(name) for figures in found.values()]) if same else None for name in names}
     rows = []
     for what, run in runs.items():
         row: dict[str, Any] = {"run": what}
@@ -80,7 +81,16 @@ def _results(runs: Mapping[str, Run]) -> Section:
             mark = _MARK if value is not None and value == best[name] else ""
             row[name] = None if value is None else f"{figure(name, value)}{mark}"
         rows.append({**row, **_costs(run)})
-    return Section("Results", [Table(rows), Text(f"{_MARK.strip()} marks the best of a column.")])
+    stars = f"{_MARK.strip()} marks the best of a column."
+    said = stars if same else "The runs name different data: no best is marked."
+    return Section("Results", [Table(rows), Text(said)])
+
+
+def _same_data(runs: Mapping[str, Run]) -> bool:
+    """Whether runs are evaluated on the same data, as far as their settings tell."""
+    named = ("data_set", "data_path", "val_split", "split", "val_json", "val_images")
+    told = [{name: run.settings.get(name) for name in named} for run in runs.values()]
+    return all(one == told[0] for one in told)
 
 
 def _best(name: str, values: Sequence[float | None]) -> float | None:

@@ -133,7 +133,8 @@ def _examples(run: Run) -> list[Section]:
 
 def _filters(run: Run) -> Section:
     pictures: list[Any] = run.picture(FILTERS, "The learned filters of the spectral layers.")
-    return Section("Filters", pictures or [Text("There is no picture of learned filters: the model may have none.")])
+    none = "There is no picture of filters: the model has none, or the run has not ended."
+    return Section("Filters", pictures or [Text(none)])
 
 
 def _timing(run: Run) -> Section:

@@ -152,6 +152,7 @@ def draw_bands(measured: Mapping[str, BandScores], constant: float | None = None
         axes.set_xlabel("cutoff f (share of the Nyquist frequency)")
         axes.set_ylabel(measure)
         axes.set_xlim(0, None)
-        axes.set_ylim(bottom=0)
+        # A line at the largest value is not to lie on the frame.
+        axes.set_ylim(0, 1.05 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
     return figure
