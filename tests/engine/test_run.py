@@ -105,6 +105,7 @@ def test_the_folder_holds_what_is_documented_and_no_leftovers(finished):
         "logs",
         "curves.png",
         "confusion.png",
+        "confusions.csv",
         "checkpoints",
         "model.safetensors",
         "model_raw.safetensors",

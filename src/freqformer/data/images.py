@@ -152,9 +152,9 @@ def decode_with(
         raise
     except UnidentifiedImageError:
         raise UnreadableImage(name, f"not an image in one of {', '.join(_FORMATS)}") from None
-    except Image.DecompressionBombError:
-        # Pillow's own words speak of an attack.
-        raise UnreadableImage(name, f"it has more than {2 * int(Image.MAX_IMAGE_PIXELS or 0):,} pixels") from None
+    except Image.DecompressionBombError as error:
+        # Pillow goes on to speak of an attack.
+        raise UnreadableImage(name, str(error).partition(", could")[0]) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes.
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UnreadableImage(name, " ".join(reason.split()) or type(error).__name__) from error
