@@ -22,6 +22,7 @@ from ..tools.dense import detect, segment
 from ..tools.predict import most_probable
 from ..visualize import band_pass, filters
 from ..visualize.attention import attention
+from ..visualize.features import denormalised
 from ..visualize.frequencies import HIGHEST
 from .subject import Subject
 
@@ -106,11 +107,9 @@ def look(
     said = of_given(score_thr) if of_given else answer(subject, image, score_thr)
     everything = low == 0 and high >= HIGHEST
     if subject.task == "classification":
-        cfg = subject.model.pretrained_cfg
-        mean, std = (torch.tensor(cfg[key])[:, None, None] for key in ("mean", "std"))
         pixels = model_transform(subject.model)(image)
         said_of_left = said if everything else _classify(subject, band_pass(pixels, low, high))
-        given = pixels * std + mean
+        given = denormalised(pixels, subject.model.pretrained_cfg)
     else:
         given = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
         said_of_left = said if everything else answer(subject, _picture(band_pass(given, low, high)), score_thr)

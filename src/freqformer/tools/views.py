@@ -197,7 +197,7 @@ def show_attention(
     return write_both(
         both,
         pictures[0],
-        "attention",
+        _title("attention", checkpoint),
         [
             _first("attention", pictures[0], how),
             *sections,
@@ -293,9 +293,9 @@ def show_bands(
         f"Each score on {what}, whose frequencies above (low-pass) or below (high-pass) a cutoff were removed by a "
         "Fourier transform; the mean always stays. A cutoff is a share of the Nyquist frequency at the size at which "
         "images are filtered: a classifier's at its input size, a segmenter's once their shorter side is resized, "
-        "a detector's as they are in their files, before it resizes them. Without labels, the answers are compared "
-        "with those on the whole images."
+        "a detector's as they are in their files, before it resizes them."
     )
+    how += "" if labelled else " The answers are compared with those on the whole images."
     words += ["--split", split] if labelled else []
     words += ["--limit", str(limit)] if labelled or len(taken) < len(found) else []
     words += ["--cutoffs", *map(str, chosen)] if chosen != CUTOFFS else []
@@ -382,6 +382,10 @@ def _repeat(checkpoint: str, words: Sequence[str], arch: str | None) -> list[str
     return [checkpoint, *words, *(["--arch", arch] if arch else [])]
 
 
+def _title(kind: str, checkpoint: str) -> str:
+    return f"{kind.capitalize()} of {printable(checkpoint)}"
+
+
 def _first(kind: str, picture: Any, how: str) -> Section:
     return Section(kind.capitalize(), [picture, Text(how)])
 
@@ -390,4 +394,6 @@ def _write(
     both: tuple[Path, Path], kind: str, figure: "Figure", how: str, tables: Sequence[Section], words: Sequence[str]
 ) -> tuple[Path, Path]:
     picture = picture_of(figure, kind)
-    return write_both(both, picture, kind, [_first(kind, picture, how), *tables, repeat_section(kind, words)])
+    return write_both(
+        both, picture, _title(kind, words[0]), [_first(kind, picture, how), *tables, repeat_section(kind, words)]
+    )

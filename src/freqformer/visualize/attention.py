@@ -14,7 +14,7 @@ from ..data.images import Source
 from ..errors import FreqFormerError
 from ..layers import Attention
 from ..layers.heads import ClassAttention
-from .features import inner_network, is_dense, placed_blocks, prepare, run
+from .features import denormalised, inner_network, is_dense, placed_blocks, prepare, run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -291,8 +291,7 @@ def _instead(model: nn.Module) -> str:
 def _picture(model: nn.Module, pixels: Tensor) -> np.ndarray:
     """An image as the network took it, with its colours again."""
     cfg: Any = model.backbone.cfg if is_dense(model) else model.pretrained_cfg  # type: ignore[union-attr]
-    mean, std = (torch.tensor(cfg[key], dtype=torch.float32)[:, None, None] for key in ("mean", "std"))
-    return (pixels.float().cpu() * std + mean).clamp(0, 1).permute(1, 2, 0).numpy()
+    return denormalised(pixels, cfg).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
 def draw_attention(

@@ -1,6 +1,6 @@
 """Images through a network, and what its blocks give: the tokens after each block, as grids."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,12 @@ def prepare(model: nn.Module, image: Source) -> Tensor:
     if not getattr(model, "pretrained_cfg", None):
         raise FreqFormerError("this model does not say how its images are prepared: it has no pretrained_cfg")
     return model_transform(model)(opened)  # type: ignore[arg-type]
+
+
+def denormalised(pixels: Tensor, cfg: Mapping[str, Any]) -> Tensor:
+    """Pixels (3, H, W) as a network takes them, in 0..1 again, by the ``mean`` and ``std`` of its description."""
+    mean, std = (torch.tensor(cfg[key], dtype=torch.float32)[:, None, None] for key in ("mean", "std"))
+    return pixels.float().cpu() * std + mean
 
 
 def is_dense(model: nn.Module) -> bool:
