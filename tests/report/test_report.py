@@ -179,6 +179,12 @@ def test_a_run_that_has_not_ended_says_so(make_run, done):
     assert any("0 epochs are done" in words for words in Page(write_report(folder)).words)
 
 
+def test_a_run_that_has_not_ended_shows_its_best_epoch(make_run):
+    page = Page(write_report(make_run(metrics={"epochs": epochs(0.25, 0.75, 0.5)})))
+    assert "epoch 2" in page.words
+    assert page.row("top1")[1] == "75.00%"
+
+
 def test_a_run_started_twice_tells_of_both(make_run):
     starts = [{"date": date, "device": "chip", "command": "freqformer train"} for date in ("monday", "tuesday")]
     page = Page(write_report(make_run(starts=starts)))

@@ -66,9 +66,11 @@ def _result(run: Run) -> Section:
     sets = run.sets
     if not sets:
         parts.append(Text(f"The run has not come to its end: {len(run.epochs)} epochs are done."))
-        sets = (
-            {"last epoch": {name: run.epochs[-1][name] for name in run.epochs[-1] if "/" in name}} if run.epochs else {}
-        )
+        kept = [row for row in run.epochs if row["epoch"] == run.best_epoch] or run.epochs[-1:]
+        sets = {
+            f"epoch {row['epoch']}": {name.removeprefix("val/"): row[name] for name in row if "/" in name}
+            for row in kept
+        }
     names = list(dict.fromkeys(name for figures in sets.values() for name in scores(figures)))
     rows = [{"": name, **{what: figure(name, found.get(name)) for what, found in sets.items()}} for name in names]
     images = {what: found["images"] for what, found in sets.items() if "images" in found}
